@@ -1,0 +1,361 @@
+"""
+Measure trained runs.
+
+    python analyze.py ppl OUT_DIR...                       # perplexity per language -> OUT_DIR/results.json
+    python analyze.py teff OUT_DIR...                      # token efficiency, and its figure; measures perplexity first
+    python analyze.py teff --runs runs.csv --csv out.csv   # the same from a table of runs
+"""
+import argparse
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+import config
+from config import UserError
+
+# -----------------------------------------------------------------------------
+# Runs
+
+
+def load_run(out_dir, device='auto', dtype='float32'):
+    """A trained run: its cfg, dataset, model (in evaluation mode), step, tokens_seen per language, device and autocast.
+    Raises UserError where out_dir holds none."""
+    import train  # and with it torch, which --help and teff from a table do without
+    out_dir = Path(out_dir)
+    try:
+        saved = json.loads((out_dir / 'config.json').read_text())
+        cfg = SimpleNamespace(**config.settings(config.DEFAULT) | saved)
+    except (OSError, ValueError, TypeError):
+        raise UserError(f'{out_dir} is not a run: it has no config.json that can be read') from None
+    checkpoint = train.load_checkpoint(out_dir)
+    if not checkpoint:
+        raise UserError(f'{out_dir} has no checkpoint yet: python train.py with its config makes one')
+    dataset = train.Dataset(cfg, verify=('test.bin', 'vocab_map.npy'))
+    device, autocast = train.choose_device(device, dtype)
+    model = train.new_model(cfg, dataset.meta['vocab_size'])
+    try:
+        model.load_state_dict(checkpoint['model'])
+    except RuntimeError:
+        raise UserError(f'{out_dir}: ckpt.pt and config.json are of different model shapes') from None
+    tokens_seen = {name: n * cfg.block_size for name, n in zip(dataset.names, checkpoint['sequences_read'])}
+    return SimpleNamespace(out_dir=out_dir, cfg=cfg, dataset=dataset, model=model.to(device).eval(), step=checkpoint['step'],
+                           tokens_seen=tokens_seen, device=device, autocast=autocast)
+
+
+def run_folders(out_dirs):
+    """The folders among out_dirs: a glob such as out/quickstart/* also matches the figures that lie beside the runs."""
+    return [d for d in out_dirs if not os.path.isfile(d)]
+
+
+# -----------------------------------------------------------------------------
+# ppl: sliding-window perplexity (paper, section 3, Evaluation)
+
+
+def sliding_window(run, ids, stride, batch_size, progress=None):
+    """Total nats and number of the scored tokens of a text, ids (N,) int64.
+
+    Windows of block_size tokens start every `stride` tokens. Of each, the last `stride` positions are scored and those
+    before are context, so that after the first context every token, the ragged end included, is scored exactly once."""
+    import torch
+    from model import linear_cross_entropy
+    window = run.cfg.block_size
+    context = window - stride
+    total, scored = 0.0, 0
+    starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
+    for i in range(0, len(starts), batch_size):
+        places = starts[i:i + batch_size, None] + np.arange(window + 1)  # (B, window + 1)
+        # beyond the end of the text any id will do: nothing that is scored attends to it
+        batch = torch.from_numpy(ids[np.minimum(places, len(ids) - 1)]).to(run.device)
+        real = torch.from_numpy(places[:, context + 1:] < len(ids)).to(run.device)  # (B, stride)
+        with torch.no_grad(), run.autocast():
+            features = run.model.features(batch[:, :-1])[:, context:]
+            loss = linear_cross_entropy(features[real], run.model.lm_head.weight, batch[:, context + 1:][real])
+        n = int(real.sum())
+        total += loss.item() * n
+        scored += n
+        if progress:
+            progress(n)
+    return total, scored
+
+
+def measure_ppl(out_dir, args):
+    """Score the test text in each language of a run and write OUT_DIR/results.json; returns its content."""
+    import hashlib
+
+    from tqdm import tqdm
+
+    from train import write_aside
+    run = load_run(out_dir, args.device, args.dtype)
+    stride = args.stride or max(1, run.cfg.block_size // 4)
+    if stride > run.cfg.block_size:
+        raise UserError(f'--stride {stride} leaves tokens unscored: {out_dir} has windows of {run.cfg.block_size}')
+    results = {'config': vars(run.cfg), 'step': run.step, 'non_embedding_parameters': run.model.num_params(),
+               'tokens_seen': run.tokens_seen, 'window': run.cfg.block_size, 'stride': stride, 'languages': {}}
+    for language, (name, corpus) in enumerate(run.cfg.languages):
+        of_corpus = run.dataset.corpus_of[language]
+        base = run.dataset.tokens['test'][slice(*of_corpus['test'])]
+        ids = run.dataset.vocab_map[language, base].astype(np.int64)
+        with tqdm(desc=f'{out_dir} {name}', total=len(ids), unit=' tokens', unit_scale=True, leave=False, disable=None) as bar:
+            nats, scored = sliding_window(run, ids, stride, args.batch_size, bar.update)
+        if not scored:
+            raise UserError(f'{out_dir}: the test text of {name} has {len(ids)} tokens, no more than the context of the first window')
+        loss = nats / scored
+        results['languages'][name] = {
+            'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16], 'ppl': math.exp(loss), 'loss': loss,
+            'bits_per_byte': loss / math.log(2) * of_corpus['test_tokens'] / of_corpus['test_bytes'], 'scored_tokens': scored}
+        print(f'{out_dir} {name}: PPL {math.exp(loss):.2f}, {results["languages"][name]["bits_per_byte"]:.3f} bits per byte, '
+              f'{scored:,} scored tokens; {run.tokens_seen[name]:,} tokens seen', flush=True)
+    write_aside(Path(out_dir) / 'results.json', lambda path: path.write_text(json.dumps(results, indent=1) + '\n'))
+    return results
+
+
+# -----------------------------------------------------------------------------
+# teff: scaling law and token efficiency (paper, section 3, Evaluation, and appendix B)
+
+
+class ScalingLaw:
+    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, by least squares on 1/PPL.
+
+    tokens, ppl: of monolingual runs of one model size on one corpus, on three or more amounts of tokens. Raises UserError
+    where they are fewer, or where PPL does not fall with tokens. Fitted as 1/PPL = top + slope * (1 - x^-b) / b, the same
+    curves, which pass through the logarithm at b = 0 without a seam (a = slope / b, c = top + a): runs so short that
+    1/PPL still speeds up in log(tokens) have a negative b."""
+
+    def __init__(self, tokens, ppl, name='the law'):
+        from scipy.optimize import least_squares
+        tokens, y = np.asarray(tokens, float), 1 / np.asarray(ppl, float)
+        self.name, self.n, self.unit, self.shortest = name, len(y), tokens.max(), tokens.min()
+        if len(set(tokens)) < 3:
+            raise UserError(f'{name}: a law needs monolingual runs on at least three amounts of tokens, not {len(set(tokens))}')
+        log_x = np.log(tokens / self.unit)
+
+        def best_given(b):  # given b, the curve is linear in top and slope
+            design = np.stack([np.ones_like(y), -np.expm1(-b * log_x) / b], 1)
+            (top, slope), *_ = np.linalg.lstsq(design, y, rcond=None)
+            return ((design @ [top, slope] - y) ** 2).sum(), top, slope, b
+        _, *start = min(map(best_given, np.linspace(-1.995, 4.995, 700)))  # a grid that leaves out b = 0
+        fit = least_squares(lambda v: (self.inverse_ppl(log_x, v) - y) / y.max(), start, jac='3-point', x_scale=np.abs(start) + 1e-12,
+                            bounds=([-np.inf, -np.inf, -2], [np.inf, np.inf, 5]), xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        if fit.x[1] <= 0:
+            raise UserError(f'{name}: the monolingual runs do not get better with more tokens, so that no law can be fitted')
+        self.v = fit.x
+        self.b = self.v[2]
+        self.a = self.v[1] / self.b
+        self.c = self.v[0] + self.a
+        # the covariance of the parameters is known only where there are more runs than parameters
+        self.covariance = 2 * fit.cost / (self.n - 3) * np.linalg.pinv(fit.jac.T @ fit.jac) if self.n > 3 else None
+        self.error = np.abs(self.ppl(tokens) * y - 1).max()  # largest relative error in PPL
+
+    @staticmethod
+    def inverse_ppl(log_x, v):
+        top, slope, b = v
+        return top - slope * np.expm1(-b * log_x) / b
+
+    def log_x(self, ppl, v):
+        """The inverse of inverse_ppl; infinite where the curve never gets there."""
+        top, slope, b = v
+        rest = 1 - b * (1 / ppl - top) / slope
+        return -math.log(rest) / b if rest > 0 else math.inf
+
+    def ppl(self, tokens):
+        """The PPL of a monolingual model trained on so many tokens (MLPE)."""
+        return 1 / self.inverse_ppl(np.log(np.asarray(tokens) / self.unit), self.v)
+
+    def tokens(self, ppl):
+        """The tokens that a monolingual model would need for a PPL (MLTE); infinite where the law never gets there."""
+        return self.unit * math.exp(self.log_x(ppl, self.v))
+
+    def interval(self, ppl):
+        """The factor by which tokens(ppl) may be off either way, at 95%, from the scatter of the monolingual runs about
+        the law; nan for three runs, which it meets exactly."""
+        if self.covariance is None:
+            return math.nan
+        from scipy.stats import t
+        steps = np.diag(1e-6 * np.abs(self.v))
+        gradient = np.array([self.log_x(ppl, self.v + step) - self.log_x(ppl, self.v - step) for step in steps]) / (2 * steps.max(0))
+        return math.exp(t.ppf(0.975, self.n - 3) * math.sqrt(gradient @ self.covariance @ gradient))
+
+    def __str__(self):
+        return (f'{self.name}: 1/PPL = {self.c:.5g} {"-" if self.a > 0 else "+"} {abs(self.a):.4g} * (tokens / {self.unit:,.0f})^{-self.b:.4g}; '
+                f'{self.n} monolingual runs, off by at most {100 * self.error:.2g}% in PPL')
+
+
+COLUMNS = ['run', 'model', 'corpus', 'language', 'tokens', 'ppl', 'role']
+MEASURES = ['mlpe', 'mlte', 'teff', 'teff_low', 'teff_high', 'extrapolated']
+
+
+def rows_of_csv(path):
+    """The rows of a table of runs. Raises UserError for a missing file or column, or a value that is none."""
+    try:
+        with open(path, newline='', encoding='utf-8') as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f'{path} cannot be read: {e}') from None
+    missing = [c for c in COLUMNS if not rows or c not in rows[0]]
+    if missing:
+        raise UserError(f'{path} has no column {missing[0]!r}: it needs a header and the columns {",".join(COLUMNS)}' if rows else f'{path} has no rows')
+    for number, row in enumerate(rows, 2):
+        try:
+            row['tokens'], row['ppl'] = float(row['tokens']), float(row['ppl'])
+            if not (0 < row['tokens'] < math.inf and 1 < row['ppl'] < math.inf and row['role'] in ('mono', 'multi')):
+                raise ValueError
+        except (ValueError, TypeError):
+            raise UserError(f'{path}, line {number}: tokens must be a positive number, ppl a number above 1, role mono or multi: '
+                            f'{row["tokens"]}, {row["ppl"]}, {row["role"]}') from None
+    return rows
+
+
+def rows_of_runs(args):
+    """The rows of trained runs, one for every language that a run has seen; measures PPL where results.json is missing."""
+    folders = run_folders(args.out_dirs)
+    if not folders:
+        raise UserError('teff needs the folders of trained runs, or --runs with a table of them')
+    rows, texts = [], {}
+    for out_dir in folders:
+        try:
+            results = json.loads((Path(out_dir) / 'results.json').read_text())
+        except FileNotFoundError:
+            results = measure_ppl(out_dir, args)
+        except ValueError:
+            raise UserError(f'{out_dir}/results.json is damaged: python analyze.py ppl {out_dir} writes it anew') from None
+        cfg = SimpleNamespace(**results['config'])
+        if results['step'] < cfg.max_iters:
+            raise UserError(f'{out_dir} is at step {results["step"]:,} of {cfg.max_iters:,}: TEff compares whole runs; train.py --resume finishes it')
+        seen = {name: n for name, n in results['tokens_seen'].items() if n}
+        for name, n in seen.items():
+            measured = results['languages'][name]
+            corpus = measured['corpus']
+            if texts.setdefault(corpus, (measured['test_text'], out_dir))[0] != measured['test_text']:
+                raise UserError(f'{out_dir} and {texts[corpus][1]} both call their corpus {corpus!r}, but have different test texts or tokenizers: not comparable')
+            rows.append({'run': os.path.basename(os.path.normpath(out_dir)), 'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'corpus': corpus,
+                         'language': name, 'tokens': n, 'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono'})
+    return rows
+
+
+def token_efficiency(rows):
+    """Add mlpe, mlte, teff, teff_low, teff_high and extrapolated to every row; returns the laws, {(model, corpus): law}.
+    Raises UserError where a law cannot be fitted, or cannot reach a PPL."""
+    laws = {}
+    for key in dict.fromkeys((row['model'], row['corpus']) for row in rows):
+        mono = [row for row in rows if (row['model'], row['corpus']) == key and row['role'] == 'mono']
+        laws[key] = ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono], f'{key[0]} on {key[1]}') if mono else None
+        if not mono:
+            raise UserError(f'{key[0]} on {key[1]}: there is no monolingual run to fit its law to; three are needed')
+    for row in rows:
+        law = laws[row['model'], row['corpus']]
+        mlte = law.tokens(row['ppl'])
+        if mlte == math.inf:
+            raise UserError(f'run {row["run"]}, {row["language"]}: the law of {law.name} never reaches a PPL of {row["ppl"]:.4g} (its limit is '
+                            f'{1 / law.c:.4g}): it needs monolingual runs on more tokens')
+        factor = law.interval(row['ppl'])
+        teff = mlte / row['tokens']
+        row |= {'mlpe': float(law.ppl(row['tokens'])), 'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor,
+                'extrapolated': 'no' if law.shortest * (1 - 1e-9) <= mlte <= law.unit * (1 + 1e-9) else 'yes'}
+    return laws
+
+
+def print_table(rows):
+    header = ['run', 'language', 'tokens seen', 'PPL', 'MLPE', 'MLTE', 'TEff', '95% of the fit']
+    cells = [[row['run'], row['language'], f'{row["tokens"]:,.0f}', f'{row["ppl"]:.2f}', f'{row["mlpe"]:.2f}', f'{row["mlte"]:,.0f}',
+              f'{row["teff"]:.2f}' + ('*' if row['extrapolated'] == 'yes' else ' '),
+              '' if math.isnan(row['teff_low']) else f'{row["teff_low"]:.2f} to {row["teff_high"]:.2f}'] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    for line in [header, *cells]:
+        print('  '.join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip())
+    if any(row['extrapolated'] == 'yes' for row in rows):
+        print('* extrapolated: MLTE lies outside the range of the monolingual runs')
+
+
+def plot_teff(rows, laws, path):
+    """Left: PPL by tokens, with the laws; the arrow from a point to its law spans MLTE. Right: TEff."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    multi = [row for row in rows if row['role'] == 'multi']
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, max(3.8, 0.36 * len(multi) + 1.5)), layout='constrained')
+    for i, (key, law) in enumerate(laws.items()):
+        mono = [row for row in rows if row['role'] == 'mono' and (row['model'], row['corpus']) == key]
+        span = [f(row[k] for row in rows if (row['model'], row['corpus']) == key for k in ('tokens', 'mlte')) for f in (min, max)]
+        x = np.geomspace(*span, 200)
+        left.plot(x, law.ppl(x), color=f'C{i}', lw=1.2, label=f'law of {law.name}')
+        left.plot([row['tokens'] for row in mono], [row['ppl'] for row in mono], 'o', color=f'C{i}', ms=5, label='monolingual runs')
+    markers = dict(zip(dict.fromkeys(row['run'] for row in multi), 'sD^vP*X<>' * len(multi)))
+    colours = {run: f'C{(i + len(laws)) % 10}' for i, run in enumerate(markers)}
+    for row in multi:
+        left.plot(row['tokens'], row['ppl'], markers[row['run']], color=colours[row['run']], ms=6)
+        left.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']), arrowprops={'arrowstyle': '->', 'color': colours[row['run']]})
+    for run, marker in markers.items():
+        left.plot([], [], marker, color=colours[run], label=run)
+    left.set(xscale='log', yscale='log', xlabel='training tokens in the language', ylabel='PPL')
+    left.yaxis.set_major_formatter('{x:g}')
+    left.yaxis.set_minor_formatter('{x:g}')
+    left.legend(fontsize='small', frameon=False)
+    names = [f'{row["run"]}, {row["language"]}' for row in multi]
+    error = [[row['teff'] - row['teff_low'] for row in multi], [row['teff_high'] - row['teff'] for row in multi]]
+    right.barh(range(len(multi)), [row['teff'] for row in multi], xerr=np.nan_to_num(error) if multi else None, height=0.6,
+               color=[colours[row['run']] for row in multi], error_kw={'lw': 1, 'capsize': 3})
+    for i, row in enumerate(multi):
+        right.text(0.02, i, f'{row["teff"]:.2f}' + ('*' if row['extrapolated'] == 'yes' else ''), va='center', color='white', fontweight='bold')
+    right.axvline(1, color='black', lw=0.8, ls=':')
+    right.set(yticks=range(len(multi)), yticklabels=names, xlabel='TEff (1: as a monolingual model)')
+    right.invert_yaxis()
+    for axes in (left, right):
+        axes.spines[['top', 'right']].set_visible(False)
+    figure.savefig(path, dpi=150, format=Path(path).suffix[1:] or 'png')
+
+
+def teff(args):
+    from train import write_aside
+    if args.runs and args.out_dirs:
+        raise UserError('teff takes the folders of runs or --runs, not both')
+    rows = rows_of_csv(args.runs) if args.runs else rows_of_runs(args)
+    laws = token_efficiency(rows)
+    for law in laws.values():
+        print(law)
+    print_table(rows)
+    if args.csv:
+        def write(path):
+            with open(path, 'w', newline='', encoding='utf-8') as f:
+                table = csv.DictWriter(f, COLUMNS + MEASURES, extrasaction='ignore')
+                table.writeheader()
+                table.writerows({k: '' if v != v else int(v) if k == 'tokens' else v for k, v in row.items()} for row in rows)
+        write_aside(Path(args.csv), write)
+    plot = args.plot
+    if not plot and not args.runs:
+        plot = Path(os.path.commonpath([os.path.dirname(os.path.abspath(d)) for d in run_folders(args.out_dirs)])) / 'teff.png'
+    if plot:
+        plot_teff(rows, laws, plot)
+        print(f'figure: {os.path.relpath(plot)}')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, text in (('ppl', 'perplexity per language, by sliding window'), ('teff', 'token efficiency')):
+        command = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
+        command.add_argument('--stride', type=int, default=0, help='tokens scored per window; 0: a quarter of block_size, 128 of 512')
+        command.add_argument('--batch_size', type=int, default=32, help='windows at a time')
+        command.add_argument('--device', default='auto', help='cuda, mps, cpu; auto: the first that is there')
+        command.add_argument('--dtype', default='float32', help='float32, bfloat16, or auto')
+        if name == 'teff':
+            command.add_argument('--runs', metavar='CSV', help=f'a table of runs instead of folders: {",".join(COLUMNS)}')
+            command.add_argument('--csv', help='write the table here')
+            command.add_argument('--plot', help='write the figure here (.png, .pdf, .svg); for folders default: teff.png beside them')
+    args = parser.parse_args()
+    if args.batch_size < 1 or args.stride < 0:
+        raise UserError('--batch_size must be at least 1, --stride at least 0')
+    if args.command == 'ppl':
+        for out_dir in run_folders(args.out_dirs):
+            measure_ppl(out_dir, args)
+    else:
+        teff(args)
+
+
+if __name__ == '__main__':
+    config.run(main)

@@ -1,0 +1,75 @@
+"""
+Settings, nanoGPT's way: config/default.py names every one, a config file overrides some, --key=value overrides that.
+A config file is Python and is executed: run none that you have not read.
+"""
+import ast
+import difflib
+import os
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+DEFAULT = Path(__file__).parent / 'default.py'
+
+
+class UserError(Exception):
+    """A mistake of the user's, in one line: what, where, and what to do. Shown without a traceback (see run)."""
+
+
+def settings(path):
+    """The variables that a config file sets, less its modules, functions and _private names."""
+    try:
+        variables = runpy.run_path(str(path))
+    except Exception as e:  # whatever a stranger's Python may raise
+        raise UserError(f'config {path} cannot be read: {type(e).__name__}: {e}') from None
+    return {k: v for k, v in variables.items() if not (k.startswith('_') or callable(v) or isinstance(v, ModuleType))}
+
+
+def load(argv, doc=''):
+    """argv [CONFIG.py] [--key=value ...] -> a namespace of all settings. --help prints doc and every setting, and exits.
+    Raises UserError for an unknown key (naming the nearest), a wrong type, or a config file that cannot be read."""
+    config = settings(DEFAULT)
+    if '--help' in argv or '-h' in argv:
+        sys.exit(print(f'{doc.strip()}\n\nSettings (--key=value):\n{help_text()}'))
+    files = [a for a in argv if not a.startswith('--')]
+    if len(files) > 1:
+        raise UserError(f'one config file at most, not {len(files)}: {" ".join(files)} (a setting is --key=value)')
+    overrides = [(files[0], k, v) for k, v in settings(files[0]).items()] if files else []
+    for argument in (a for a in argv if a.startswith('--')):
+        key, has_value, text = argument[2:].partition('=')
+        try:
+            value = ast.literal_eval(text) if has_value else True  # a bare --flag is True
+        except (ValueError, SyntaxError):
+            value = text
+        overrides.append((argument, key, text if isinstance(config.get(key), str) and not isinstance(value, bool) else value))
+    for where, key, value in overrides:
+        if key not in config:
+            near = difflib.get_close_matches(key, config, 1, 0.4)
+            raise UserError(f'{where}: no setting is called {key!r}' + (f', did you mean {near[0]!r}?' if near else '; see --help'))
+        default = config[key]
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default) and not (default == 'auto' and isinstance(value, bool)):
+            raise UserError(f'{where}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}')
+        if isinstance(value, (int, float)) and not 0 <= value < float('inf'):
+            raise UserError(f'{where}: {key} must be a number from 0 on, not {value}')
+        config[key] = value
+    return SimpleNamespace(**config)
+
+
+def help_text():
+    """Every line of default.py that sets something, and its section headings."""
+    lines = DEFAULT.read_text().splitlines()
+    return '\n'.join(re.sub(r'^(?=\w)', '  --', line) for line in lines[1:])
+
+
+def run(main):
+    """What main() returns; a UserError becomes one line on stderr (of the first process) and exit status 1."""
+    try:
+        return main()
+    except UserError as e:
+        sys.exit(1 if int(os.environ.get('RANK', 0)) else f'{Path(sys.argv[0]).name}: {e}')
+    except KeyboardInterrupt:
+        sys.exit(130)

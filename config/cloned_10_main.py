@@ -1,0 +1,6 @@
+# config/cloned_10_main.py - Table 1, row 7: English half of the time, nine clones 1/18 each
+dataset = 'cloned_10_main'
+out_dir = 'out/cloned_10_main'
+corpora = {'en': 'hf:storytracer/LoC-PD-Books:text'}
+languages = [(f'EN{i}', 'en') for i in range(1, 11)]
+schedule = [(0.0, (0.5,) + (1 / 18,) * 9)]

@@ -1,0 +1,6 @@
+# config/cloned_90_10_then_10_90.py - Table 1, row 9: 90/10 in the first half, 10/90 in the second
+dataset = 'cloned_90_10_then_10_90'
+out_dir = 'out/cloned_90_10_then_10_90'
+corpora = {'en': 'hf:storytracer/LoC-PD-Books:text'}
+languages = [('EN1', 'en'), ('EN2', 'en')]
+schedule = [(0.0, (0.9, 0.1)), (0.5, (0.1, 0.9))]

@@ -1,0 +1,46 @@
+# Every setting of data_prep.py and train.py, with its default. A config file or --key=value overrides it.
+
+# data
+dataset = 'docstrings'             # the prepared data lie in data/<dataset>/
+corpora = {'en': 'docstrings'}     # corpus -> source: 'docstrings' (of the installed Python packages; no download),
+                                   # a glob of .txt, .txt.gz, .txt.xz files or a .tar[.gz|.xz] of them, 'hf:DATASET[:FIELD]'
+languages = [('EN', 'en')]         # (name, corpus) in the order of their IDs; a second language of a corpus is its clone
+schedule = [(0.0, (1.0,))]         # (start as a fraction of training, p(language)), piecewise constant
+tokenizer = 'sentencepiece'        # BPE trained on the training text; or FILE.model, 'tiktoken:gpt2', 'tiktoken:RANKS_FILE'
+vocab_size = 16384                 # pieces a corpus, where the tokenizer is trained here
+vocab = 'disjoint'                 # between corpora: 'disjoint', or 'anchored': equal pieces share one id
+anchor_frac = 0.0                  # between clones: share of the vocabulary that is NOT cloned
+block_size = 512                   # tokens a sequence; the next one is its last target
+test_frac = 0.05                   # share of the documents held out for evaluation
+data_seed = 0                      # test split, anchor choice, language of each sequence
+
+# model
+model = 'gpt'                      # the only one so far
+n_layer = 12                       # 12 x 768: small (85M non-embedding parameters); 24 x 1024, 16 heads: medium (303M)
+n_embd = 768                       # 4 x 512, 8 heads of 32: mini (11M)
+n_head = 12
+head_dim = 0                       # 0: n_embd / n_head
+
+# training
+out_dir = 'out'                    # checkpoint, log and results of the run
+batch_size = 128                   # sequences a step, over all devices
+micro_batch_size = 0               # sequences a forward pass, per device; 0: as many as batch_size gives the device
+max_iters = 18265                  # steps; 18,265 x 128 x 512 = 1.2B tokens
+learning_rate = 6e-4               # peak of the cosine
+min_lr = 6e-6                      # its end
+warmup_iters = 500                 # steps of linear warm-up
+beta1 = 0.9                        # Adam
+beta2 = 0.95
+eval_interval = 1000               # steps between evaluations on the test text; the last step always has one
+eval_iters = 20                    # batches of an evaluation, per language
+checkpoint_interval = 1000         # steps between checkpoints; the last step always has one
+log_interval = 10                  # steps between lines of log.jsonl
+seed = 0                           # initialisation, data order, draw of languages
+resume = False                     # go on from the checkpoint in out_dir
+overwrite = False                  # train.py: discard the run in out_dir; data_prep.py: make the dataset anew
+
+# system
+device = 'auto'                    # 'cuda', 'mps', 'cpu'; auto: the first of these that is there
+dtype = 'auto'                     # 'bfloat16' (autocast) or 'float32'; auto: bfloat16 on a cuda device that has it
+compile = 'auto'                   # torch.compile: True or False; auto: on cuda
+num_workers = 0                    # processes of data_prep.py; 0: one a core

@@ -1,0 +1,65 @@
+"""Tiny real text (the manual that every CPython carries), tiny settings, and the scripts run as a user runs them."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import config
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, 'block_size': 32, 'test_frac': 0.1, 'n_layer': 2, 'n_embd': 32,
+        'n_head': 2, 'batch_size': 8, 'max_iters': 12, 'learning_rate': 3e-3, 'warmup_iters': 2, 'eval_iters': 2, 'log_interval': 1,
+        'num_workers': 2, 'device': 'cpu'}
+CLONES = {'dataset': 'clones', 'languages': [('EN1', 'en'), ('EN2', 'en')], 'schedule': [(0.0, (0.75, 0.25))]}
+
+
+def settings(**overrides):
+    """All settings, tiny ones unless overridden."""
+    return SimpleNamespace(**vars(config.load([])) | TINY | overrides)
+
+
+def arguments(**overrides):
+    """The same settings as a command line."""
+    return [f'--{k}={v}' for k, v in (TINY | overrides).items()]
+
+
+def script(*command, **environment):
+    """Run one of the scripts; returns its status, stdout and stderr."""
+    process = subprocess.run([sys.executable, ROOT / command[0], *map(str, command[1:])], capture_output=True, text=True,
+                             env=os.environ | environment, timeout=240)
+    return SimpleNamespace(status=process.returncode, out=process.stdout, err=process.stderr)
+
+
+@pytest.fixture(scope='session')
+def documents():
+    """Forty pages of Python's manual, about 350 kB of English."""
+    from pydoc_data.topics import topics
+    return sorted(topics.values(), key=len)[-40:]
+
+
+@pytest.fixture(scope='session')
+def workplace(tmp_path_factory, documents):
+    """A folder with text/*.txt, shared by tests that only add to it."""
+    folder = tmp_path_factory.mktemp('workplace')
+    (folder / 'text').mkdir()
+    for i, text in enumerate(documents):
+        (folder / 'text' / f'{i:02}.txt').write_text(text, 'utf-8')
+    return folder
+
+
+@pytest.fixture
+def here(workplace, monkeypatch):
+    """The shared folder as working directory."""
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+@pytest.fixture
+def alone(workplace, tmp_path, monkeypatch):
+    """A fresh working directory with the same text, for tests that damage things."""
+    (tmp_path / 'text').symlink_to(workplace / 'text')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,234 @@
+"""analyze.py: perplexity by sliding window, scaling laws and token efficiency."""
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLONES, arguments, script, settings
+from torch.nn import functional as F
+
+import analyze
+import train
+from analyze import ScalingLaw, sliding_window, token_efficiency
+from config import UserError
+from model import GPT, GPTConfig
+
+# ---- ppl
+
+
+def untrained(block_size=16, vocab_size=60):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size, vocab_size, n_layer=2, n_embd=24, n_head=2)).eval()
+    for p in model.parameters():
+        p.data.mul_(4)  # far from uniform, so that a wrong context shows
+    return SimpleNamespace(model=model, cfg=SimpleNamespace(block_size=block_size), device='cpu', autocast=train.choose_device('cpu', 'float32')[1])
+
+
+def one_token_at_a_time(run, ids, stride):
+    """The same contexts, the slow way: token t is scored in the window that starts at the last multiple of stride which
+    leaves it block_size - stride tokens of context."""
+    context, losses = run.cfg.block_size - stride, []
+    for t in range(context + 1, len(ids)):
+        start = (t - 1 - context) // stride * stride
+        with torch.no_grad():
+            logits = run.model(torch.from_numpy(ids[None, start:t]))[0, -1]
+        losses.append(F.cross_entropy(logits, torch.tensor(ids[t])).item())
+    return losses
+
+
+@pytest.mark.parametrize('n', [14, 16, 17, 60, 61, 63, 64])
+@pytest.mark.parametrize('stride', [1, 4, 16])
+def test_sliding_window_is_scoring_one_token_at_a_time(n, stride):
+    run, ids = untrained(), np.random.default_rng(n).integers(60, size=n)
+    expected = one_token_at_a_time(run, ids, stride)
+    total, scored = sliding_window(run, ids, stride, batch_size=3)
+    assert scored == len(expected) == max(0, n - 1 - (16 - stride))  # each once, the ragged end included
+    assert total == pytest.approx(sum(expected), rel=1e-5)
+    assert sliding_window(run, ids, stride, batch_size=100) == pytest.approx((total, scored), rel=1e-6)
+
+
+def test_a_text_no_longer_than_the_first_context_scores_nothing():
+    assert sliding_window(untrained(), np.arange(13), 4, 8) == (0.0, 0)
+
+
+@pytest.fixture(scope='module')
+def runs(workplace):
+    """Three monolingual runs and a cloned one, as a user makes them."""
+    folder = workplace / 'four'
+    folder.mkdir()
+    (folder / 'text').symlink_to(workplace / 'text')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, changes in (('mono_20', {'max_iters': 40}), ('mono_50', {'max_iters': 100}), ('mono_100', {'max_iters': 200}),
+                              ('cloned', CLONES | {'max_iters': 200})):
+            result = script('train.py', *arguments(**changes, log_interval=100, out_dir=f'out/{name}'))
+            assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture
+def in_runs(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    return runs
+
+
+def test_ppl_of_a_uniform_model_is_its_vocabulary_in_every_language(in_runs):
+    shutil.copytree('out/cloned', 'out_uniform', dirs_exist_ok=True)
+    state = torch.load('out_uniform/ckpt.pt', weights_only=True)
+    state['model']['lm_head.weight'].zero_()
+    torch.save(state, 'out_uniform/ckpt.pt')
+    assert script('analyze.py', 'ppl', 'out_uniform').status == 0
+    results = json.loads(Path('out_uniform/results.json').read_text())
+    corpus = json.loads(Path('data/clones/meta.json').read_text())['corpora']['en']
+    for measured in results['languages'].values():
+        assert measured['ppl'] == pytest.approx(800, rel=1e-5)
+        assert measured['bits_per_byte'] == pytest.approx(math.log2(800) * corpus['test_tokens'] / corpus['test_bytes'], rel=1e-5)
+        assert measured['scored_tokens'] == corpus['test_tokens'] - 1 - 24
+
+
+def test_results_hold_config_tokens_and_measures_and_are_the_same_every_time(in_runs):
+    written = []
+    for _ in range(2):
+        result = script('analyze.py', 'ppl', 'out/cloned', '--device=cpu')
+        assert result.status == 0, result.err
+        written.append(Path('out/cloned/results.json').read_bytes())
+    results = json.loads(written[0])
+    assert written[0] == written[1]
+    assert results['config']['languages'] == [['EN1', 'en'], ['EN2', 'en']] and results['config']['n_embd'] == 32
+    assert sum(results['tokens_seen'].values()) == 200 * 8 * 32 and list(results['languages']) == ['EN1', 'EN2']
+    for name, measured in results['languages'].items():
+        assert measured['ppl'] == pytest.approx(math.exp(measured['loss']))
+        assert f'{name}: PPL {measured["ppl"]:.2f}' in result.out
+    assert results['languages']['EN1']['ppl'] < results['languages']['EN2']['ppl'] < 400  # the frequent clone is ahead
+
+
+def test_teff_measures_what_is_missing_prints_a_table_and_draws_its_figure(in_runs):
+    for path in Path('out').glob('*/results.json'):
+        path.unlink()
+    folders = [f'out/{name}' for name in ('mono_20', 'mono_50', 'mono_100', 'cloned')]
+    result = script('analyze.py', 'teff', *folders, '--csv', 'teff.csv', '--device=cpu')
+    assert result.status == 0, result.err
+    assert Path('out/teff.png').read_bytes().startswith(b'\x89PNG')
+    again = script('analyze.py', 'teff', *folders, 'out/teff.png')  # as out/* gives them
+    assert again.status == 0 and 'EN1: PPL' in result.out and 'EN1: PPL' not in again.out
+    with open('teff.csv', newline='') as f:
+        rows = {(row['run'], row['language']): row for row in csv.DictReader(f)}
+    assert rows['mono_50', 'EN']['role'] == 'mono' and rows['cloned', 'EN2']['role'] == 'multi'
+    assert rows['mono_50', 'EN']['model'] == 'gpt-2x32' and int(rows['mono_50', 'EN']['tokens']) == 100 * 8 * 32
+    for name in ('mono_20', 'mono_50', 'mono_100'):
+        assert float(rows[name, 'EN']['teff']) == pytest.approx(1, abs=1e-6)  # three points are met exactly
+        assert rows[name, 'EN']['teff_low'] == ''  # and tell nothing of their scatter
+    same = script('analyze.py', 'teff', '--runs', 'teff.csv')  # its own table is a table of runs
+    assert same.status == 0 and same.out.splitlines() == [line for line in again.out.splitlines() if 'figure' not in line]
+
+
+def test_teff_refuses_unfinished_runs_and_different_test_texts(in_runs):
+    results = json.loads(Path('out/mono_20/results.json').read_text()) if Path('out/mono_20/results.json').exists() else None
+    results = results or (script('analyze.py', 'ppl', 'out/mono_20') and json.loads(Path('out/mono_20/results.json').read_text()))
+    for name, changes, says in (('short', {'step': 3}, 'is at step 3 of 40'),
+                                ('other', {'languages': {'EN': results['languages']['EN'] | {'test_text': 'x'}}}, 'different test texts')):
+        Path(name).mkdir(exist_ok=True)
+        (Path(name) / 'results.json').write_text(json.dumps(results | changes))
+        result = script('analyze.py', 'teff', 'out/mono_20', name)
+        assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('command, says', [
+    (['ppl', 'nowhere'], 'nowhere is not a run'), (['ppl', 'out/cloned', '--stride=33'], 'leaves tokens unscored'),
+    (['ppl', 'out/cloned', '--batch_size=0'], 'at least 1'), (['teff'], 'needs the folders'), (['teff', 'out/cloned', '--runs=x.csv'], 'not both'),
+    (['teff', 'out/mono_20'], 'at least three'), (['teff', '--runs=none.csv'], 'cannot be read')])
+def test_analyze_refuses_in_one_line(command, says, in_runs):
+    result = script('analyze.py', *command)
+    assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1, result.err
+
+
+# ---- teff
+
+
+def table(points, law='gpt', corpus='en'):
+    """(role, tokens, ppl) -> rows."""
+    return [{'run': f'run{i}', 'model': law, 'corpus': corpus, 'language': 'EN', 'tokens': t, 'ppl': ppl, 'role': role} for i, (role, t, ppl) in enumerate(points)]
+
+
+@pytest.mark.parametrize('a, b, c, unit', [(0.034, 0.24, 0.08, 1.2e9), (0.02, 0.6, 0.05, 5e6), (0.2, 0.05, 0.25, 1e6)])
+def test_known_law_gives_known_teff(a, b, c, unit):
+    ppl = lambda t: 1 / (c - a * (t / unit) ** -b)
+    fractions = (0.2, 0.35, 0.5, 0.8, 1)
+    wanted = {0.3 * unit: 2.0, 0.6 * unit: 0.75, 0.9 * unit: 1.05}  # tokens -> TEff
+    rows = table([('mono', f * unit, ppl(f * unit)) for f in fractions] + [('multi', t, ppl(teff * t)) for t, teff in wanted.items()])
+    law, = token_efficiency(rows).values()
+    assert (law.a, law.b, law.c) == pytest.approx((a, b, c), rel=1e-4)
+    for row, (tokens, teff) in zip(rows[5:], wanted.items()):
+        assert row['teff'] == pytest.approx(teff, abs=5e-5)
+        assert row['mlte'] == pytest.approx(teff * tokens, rel=5e-5) and row['mlpe'] == pytest.approx(ppl(tokens), rel=1e-5)
+        assert row['teff_low'] == pytest.approx(teff, abs=1e-3) == row['teff_high']  # no scatter
+    assert [row['extrapolated'] for row in rows] == ['no'] * 8
+
+
+PAPER = [('mono', 1.2e9, 21.9), ('mono', 0.6e9, 25.3), ('mono', 0.12e9, 48.4)]  # Table 1, rows 1 to 3
+
+
+@pytest.mark.parametrize('row, share, ppl, printed', [('5, EN2', 0.1, 32.8, 2.08), ('4', 0.5, 26.1, 0.89), ('6, EN1', 0.1, 35.5, 1.69),
+                                                      ('9, EN1', 0.5, 26.5, 0.83), ('9, EN2', 0.5, 24.4, 1.18)])
+def test_papers_points_give_the_papers_teff(row, share, ppl, printed):
+    """The paper's law had more points than it prints, hence the tolerance."""
+    rows = table(PAPER + [('multi', share * 1.2e9, ppl)])
+    token_efficiency(rows)
+    assert rows[-1]['teff'] == pytest.approx(printed, abs=0.1)
+    if row == '5, EN2':
+        assert rows[-1]['teff'] == pytest.approx(2.1, abs=0.1)
+
+
+def test_interval_holds_the_truth_in_95_of_100_laws():
+    rng, inside, n = np.random.default_rng(0), 0, 400
+    a, b, c = 0.034, 0.24, 0.08
+    x = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1])
+    ppl = 1 / (c - a * 0.3 ** -b)
+    for _ in range(n):
+        law = ScalingLaw(x, 1 / (c - a * x ** -b + rng.normal(0, 2e-4, len(x))))
+        inside += 0.3 / law.interval(ppl) < law.tokens(ppl) < 0.3 * law.interval(ppl) or law.tokens(ppl) / law.interval(ppl) < 0.3 < law.tokens(ppl) * law.interval(ppl)
+    assert 0.92 <= inside / n <= 0.98
+
+
+def test_what_lies_outside_the_monolingual_runs_is_marked():
+    rows = table(PAPER + [('multi', 0.12e9, 60.0), ('multi', 1.2e9, 21.0), ('multi', 1.2e9, 22.0)])
+    token_efficiency(rows)
+    assert [row['extrapolated'] for row in rows] == ['no', 'no', 'no', 'yes', 'yes', 'no']
+
+
+def test_every_corpus_and_size_has_its_own_law():
+    rows = table(PAPER + [('multi', 0.6e9, 25.3)]) + table([(r, t, 2 * p) for r, t, p in PAPER] + [('multi', 0.6e9, 50.6)], corpus='fr')
+    assert list(token_efficiency(rows)) == [('gpt', 'en'), ('gpt', 'fr')]
+    assert [row['teff'] for row in rows] == pytest.approx([1] * 8)
+
+
+@pytest.mark.parametrize('text, says', [
+    ('', 'has no rows'), ('run,model,corpus,language,tokens,ppl\nr,m,c,l,1,2\n', "no column 'role'"),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,many,2,mono\n', 'line 2: tokens must be'),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,2,mono\nr,m,c,l,1,nan,mono\n', 'line 3'),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,2\n', 'line 2'),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,2,both\n', 'role mono or multi'),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,9,mono\nr,m,c,l,2,8,mono\n', 'at least three'),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,9,multi\n', 'no monolingual run'),
+    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,7,mono\nr,m,c,l,2,8,mono\nr,m,c,l,3,9,mono\n', 'do not get better'),
+    ('run,model,corpus,language,tokens,ppl,role\n' + ''.join(f'r,m,c,l,{t},{p},mono\n' for _, t, p in PAPER) + 'far,m,c,l,1e9,11,multi\n', 'run far, l: .* never reaches'),
+    ('run,model,corpus,language,tokens,ppl,role\n\xff', 'cannot be read')])
+def test_a_bad_table_is_one_line_and_writes_nothing(text, says, tmp_path, capsys):
+    (tmp_path / 'runs.csv').write_bytes(text.encode('latin-1'))
+    args = SimpleNamespace(runs=str(tmp_path / 'runs.csv'), out_dirs=[], csv=str(tmp_path / 'out.csv'), plot=str(tmp_path / 'fig.png'))
+    with pytest.raises(UserError, match=says):
+        analyze.teff(args)
+    assert [p.name for p in tmp_path.iterdir()] == ['runs.csv']
+
+
+def test_settings_of_a_run_survive_new_settings_in_default(in_runs):
+    saved = json.loads(Path('out/mono_20/config.json').read_text())
+    saved.pop('num_workers')  # as written by a version that had no such setting
+    shutil.copytree('out/mono_20', 'older', dirs_exist_ok=True)
+    Path('older/config.json').write_text(json.dumps(saved))
+    assert analyze.load_run('older', 'cpu').cfg.num_workers == settings().num_workers - 2

@@ -1,0 +1,83 @@
+"""config: settings, their overrides, and what the shipped configs promise."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, script
+
+import config
+from config import UserError
+from data_prep import check_languages, marginals
+
+CONFIGS = sorted(p for p in (ROOT / 'config').rglob('*.py') if p.name not in ('__init__.py', 'default.py'))
+
+
+def test_command_line_overrides_config_file_overrides_default(tmp_path):
+    file = tmp_path / 'c.py'
+    file.write_text('n_layer = 3\nn_head = 5\n')
+    cfg = config.load([str(file), '--n_head=7', '--learning_rate=1', '--resume', '--dataset=2024', "--corpora={'a': 'b'}", '--compile=False'])
+    assert (cfg.n_layer, cfg.n_head, cfg.n_embd) == (3, 7, 768)
+    assert (cfg.learning_rate, cfg.resume, cfg.dataset, cfg.corpora, cfg.compile) == (1.0, True, '2024', {'a': 'b'}, False)
+    assert type(cfg.learning_rate) is float
+
+
+@pytest.mark.parametrize('argument, says', [
+    ('--n_layers=3', "did you mean 'n_layer'"),
+    ('--n_layer=three', 'n_layer must be of type int'),
+    ('--n_layer=3.0', 'n_layer must be of type int'),
+    ('--languages=EN', 'languages must be of type list'),
+    ('--learning_rate=-1', 'from 0 on'),
+    ('--learning_rate=1e999', 'from 0 on'),
+    ('no/such/config.py', 'no/such/config.py cannot be read'),
+])
+def test_bad_setting_is_refused_by_name(argument, says):
+    with pytest.raises(UserError, match=says):
+        config.load([argument])
+
+
+def test_broken_config_file_is_one_line(tmp_path):
+    (tmp_path / 'c.py').write_text('n_layer = = 3\n')
+    result = script('train.py', tmp_path / 'c.py')
+    assert result.status == 1 and len(result.err.splitlines()) == 1 and 'SyntaxError' in result.err
+
+
+@pytest.mark.parametrize('program', ['train.py', 'data_prep.py'])
+def test_help_names_every_setting_with_its_default(program):
+    result = script(program, '--help')
+    assert result.status == 0
+    for key, default in config.settings(config.DEFAULT).items():
+        assert f'--{key} = ' in result.out
+        assert repr(default) in result.out or str(default) in result.out or f'{default:.0e}'.replace('e-0', 'e-') in result.out
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'config')))
+def test_shipped_config_loads_and_makes_sense(path):
+    check_languages(config.load([str(path)]))
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith('# ') and len(lines) <= 15
+
+
+# Table 1 of the paper: row -> tokens in billions, p(language) over the whole run
+TABLE_1 = {1: (1.2, [1]), 2: (0.6, [1]), 3: (0.12, [1]), 4: (1.2, [.5, .5]), 5: (1.2, [.9, .1]), 6: (1.2, [.1] * 10), 7: (1.2, [.5] + [1 / 18] * 9),
+           8: (1.2, [.5, .5]), 9: (1.2, [.5, .5]), 10: (2.4, [.5, .5]), 11: (2.4, [.5, .5]), 12: (3.6, [.5, .5]), 13: (3.6, [.5, .5])}
+
+
+@pytest.mark.parametrize('row', TABLE_1)
+def test_every_row_of_table_1_is_one_config(row):
+    path, = [p for p in CONFIGS if f'Table 1, row {row}:' in p.read_text()]
+    cfg = config.load([str(path)])
+    tokens, p = TABLE_1[row]
+    assert cfg.max_iters * cfg.batch_size * cfg.block_size == pytest.approx(tokens * 1e9, rel=0.005)
+    np.testing.assert_allclose(marginals(cfg.schedule), p, atol=1e-9)
+    assert (cfg.dataset, cfg.out_dir) == (path.stem, f'out/{path.stem}')
+
+
+def test_quickstart_runs_differ_in_languages_and_length_only():
+    runs = {p.stem: vars(config.load([str(p)])) for p in sorted((ROOT / 'config' / 'quickstart').glob('*.py'))}
+    assert len(runs) == 6
+    varying = {key for key in runs['mono_100'] if len({repr(run[key]) for run in runs.values()}) > 1}
+    assert varying == {'dataset', 'out_dir', 'languages', 'schedule', 'max_iters'}
+    for name, run in runs.items():
+        share = int(name[5:]) / 100 if name.startswith('mono') else 1
+        assert run['max_iters'] == round(share * runs['mono_100']['max_iters'])
+        assert Path(run['out_dir']) == Path('out/quickstart') / name

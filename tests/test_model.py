@@ -1,0 +1,109 @@
+"""model.py: the GPT of the paper's section 3."""
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import model as model_module
+from model import GPT, GPTConfig, linear_cross_entropy
+
+
+def tiny(**shape):
+    torch.manual_seed(0)
+    return GPT(GPTConfig(**{'block_size': 16, 'vocab_size': 50, 'n_layer': 3, 'n_embd': 24, 'n_head': 3} | shape))
+
+
+@pytest.mark.parametrize('shape, millions', [
+    ({'n_layer': 4, 'n_embd': 512, 'n_head': 8, 'head_dim': 32}, 11), ({'n_layer': 12, 'n_embd': 768, 'n_head': 12}, 85),
+    ({'n_layer': 24, 'n_embd': 1024, 'n_head': 16}, 303)])
+def test_non_embedding_parameters_are_the_papers(shape, millions):
+    with torch.device('meta'):
+        assert round(GPT(GPTConfig(512, 16384, **shape)).num_params() / 1e6) == millions
+
+
+@pytest.mark.parametrize('n, chunk', [(64, 16), (50, 16), (3, 16)])
+def test_linear_cross_entropy_is_cross_entropy(n, chunk, monkeypatch):
+    monkeypatch.setattr(model_module, 'CHUNK', chunk)
+    torch.manual_seed(0)
+    x, w, t = torch.randn(n, 12, requires_grad=True), torch.randn(33, 12, requires_grad=True), torch.randint(33, (n,))
+    (3 * linear_cross_entropy(x, w, t)).backward()
+    x2, w2 = x.detach().clone().requires_grad_(), w.detach().clone().requires_grad_()
+    (3 * F.cross_entropy(x2 @ w2.T, t)).backward()
+    torch.testing.assert_close(linear_cross_entropy(x, w, t), F.cross_entropy(x @ w.T, t))
+    torch.testing.assert_close(x.grad, x2.grad)
+    torch.testing.assert_close(w.grad, w2.grad)
+
+
+def test_linear_cross_entropy_in_bfloat16_stays_within_its_rounding():
+    torch.manual_seed(0)
+    x, w, t = torch.randn(1100, 32), (torch.randn(70, 32) * 0.1).requires_grad_(), torch.randint(70, (1100,))
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = linear_cross_entropy(x, w, t)
+    loss.backward()
+    gradient, = torch.autograd.grad(F.cross_entropy(x @ w.T, t), w)
+    assert w.grad.dtype == torch.float32
+    assert loss.item() == pytest.approx(F.cross_entropy(x @ w.T, t).item(), rel=2e-3)
+    assert (w.grad - gradient).norm() < 1e-2 * gradient.norm()
+
+
+def test_all_logits_of_a_batch_never_exist():
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **kwargs or {})
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    self.numel = max(self.numel, tensor.numel())
+            return out
+    model, ids = tiny(vocab_size=5000), torch.randint(5000, (160, 16))  # 2,560 tokens, five chunks
+    with Largest() as largest:
+        model(ids, ids).backward()
+    assert 5000 * model_module.CHUNK == largest.numel < 5000 * ids.numel()
+
+
+def test_loss_is_that_of_the_logits_and_traceable_by_compile():
+    model, ids, targets = tiny(), torch.randint(50, (4, 16)), torch.randint(50, (4, 16))
+    expected = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(model(ids, targets), expected)
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    compiled(ids, targets).backward()
+    gradient = model.lm_head.weight.grad.clone()
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, model.lm_head.weight)[0])
+
+
+def test_a_token_sees_only_its_past():
+    model, ids = tiny(), torch.randint(50, (1, 16))
+    changed = ids.clone()
+    changed[0, 9] = (ids[0, 9] + 1) % 50
+    before, after = model(ids), model(changed)
+    torch.testing.assert_close(before[:, :9], after[:, :9])
+    assert (before[:, 9:] - after[:, 9:]).abs().amin(0).amax(-1).min() > 0
+
+
+def test_hidden_states_are_the_blocks_outputs_before_the_final_norm():
+    model, ids, hidden = tiny(), torch.randint(50, (2, 16)), []
+    logits = model(ids, hidden=hidden)
+    assert len(hidden) == 3
+    torch.testing.assert_close(model.lm_head(model.ln_f(hidden[-1])), logits)
+    torch.testing.assert_close(model.h[1](hidden[0]), hidden[1])
+
+
+def test_initialisation_is_the_papers():
+    model = tiny(n_embd=192, n_layer=8, vocab_size=2000)
+    for name, p in model.named_parameters():
+        if name.endswith('bias'):
+            assert not p.any()
+        elif p.dim() == 2:
+            assert p.std().item() == pytest.approx(0.02 / math.sqrt(16) if 'mlp.c_proj' in name else 0.02, rel=0.05), name
+    assert model.wte.weight.data_ptr() != model.lm_head.weight.data_ptr()  # untied
+
+
+def test_input_embeddings_are_scaled_by_the_root_of_the_width():
+    model, ids, hidden = tiny(n_layer=1), torch.randint(50, (1, 16)), []
+    for p in model.h.parameters():
+        p.data.zero_()  # the block passes its input on
+    model(ids, hidden=hidden)
+    torch.testing.assert_close(hidden[0], math.sqrt(24) * model.wte(ids) + model.wpe.weight)

@@ -1,0 +1,184 @@
+"""train.py: the loop, its checkpoints and logs, and how runs in one folder get along."""
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLONES, ROOT, arguments, script, settings
+
+import train
+from config import UserError
+
+
+def log_of(out_dir):
+    return [json.loads(line) for line in (Path(out_dir) / 'log.jsonl').read_text().splitlines()]
+
+
+def contents(out_dir):
+    """Every file of a run but the one that tells the machine's speed."""
+    return {p.name: p.read_bytes() for p in Path(out_dir).iterdir() if p.name != 'speed.jsonl'}
+
+
+def test_missing_dataset_is_prepared_then_a_run_tells_what_it_saw_and_learned(alone):
+    result = script('train.py', *arguments(**CLONES, max_iters=40, eval_interval=20, out_dir='out/a'))
+    assert result.status == 0, result.err
+    assert sorted(contents('out/a')) == ['ckpt.pt', 'config.json', 'log.jsonl']
+    log = log_of('out/a')
+    losses = [record['loss'] for record in log if 'loss' in record]
+    assert len(losses) == 40 and losses[0] == pytest.approx(math.log(800), rel=0.03) and losses[-1] < losses[0] - 0.5
+    assert [record['step'] for record in log if 'eval_loss' in record] == [20, 40]
+    counted = [record for record in log if 'loss' in record][-1]['tokens_seen']
+    assert sum(counted.values()) == 40 * 8 * 32 and counted['EN1'] > counted['EN2'] > 0
+    for name, tokens in counted.items():
+        assert f'{name}: {tokens:,} tokens seen, evaluation loss {log[-1]["eval_loss"][name]:.4f}' in result.out
+    assert 'python analyze.py ppl out/a' in result.out
+    assert torch.load('out/a/ckpt.pt', weights_only=True)['sequences_read'] == [n // 32 for n in counted.values()]
+
+
+def test_the_same_command_twice_writes_the_same_bytes(alone):
+    files = []
+    for _ in range(2):
+        assert script('train.py', *arguments(**CLONES, out_dir='out/a')).status == 0
+        files.append(contents('out/a'))
+        shutil.rmtree('out')
+        shutil.rmtree('data')
+    assert files[0] == files[1]
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine():
+    cfg = settings(learning_rate=6e-4, min_lr=6e-6, warmup_iters=500, max_iters=18265)
+    assert train.learning_rate(0, cfg) == pytest.approx(6e-4 / 500)
+    assert train.learning_rate(249, cfg) == pytest.approx(3e-4)
+    assert train.learning_rate(500, cfg) == pytest.approx(6e-4)
+    assert train.learning_rate(500 + (18265 - 500) / 2, cfg) == pytest.approx((6e-4 + 6e-6) / 2)
+    assert train.learning_rate(18264, cfg) == pytest.approx(6e-6, rel=1e-3)
+
+
+def test_micro_batches_and_processes_do_not_change_the_run(here):
+    """The same sequences in the same languages at every step, the same loss and weights up to rounding."""
+    common = dict(**CLONES, max_iters=8, dtype='float32')
+    train.main(settings(**common, out_dir='out/whole'))
+    train.main(settings(**common, out_dir='out/micro', micro_batch_size=2))
+    two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', ROOT / 'train.py',
+                          *arguments(**common, out_dir='out/two', micro_batch_size=2)], capture_output=True, text=True, timeout=240)
+    assert two.returncode == 0, two.stderr
+    whole = log_of('out/whole')
+    weights = torch.load('out/whole/ckpt.pt', weights_only=True)['model']
+    for other in ('out/micro', 'out/two'):
+        for a, b in zip(whole, log_of(other), strict=True):
+            assert a.get('tokens_seen') == b.get('tokens_seen')
+            for key in a.keys() & {'loss', 'eval_loss'}:
+                assert a[key] == pytest.approx(b[key], rel=1e-5), (other, a['step'])
+        for name, value in torch.load(f'{other}/ckpt.pt', weights_only=True)['model'].items():
+            torch.testing.assert_close(value, weights[name], atol=1e-4, rtol=1e-3)
+
+
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(here):
+    common = dict(**CLONES, max_iters=200, checkpoint_interval=10, eval_interval=30, log_interval=7)
+    assert script('train.py', *arguments(**common, out_dir='out/undisturbed')).status == 0
+    command = [sys.executable, str(ROOT / 'train.py'), *arguments(**common, out_dir='out/killed')]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not Path('out/killed/ckpt.pt').exists() and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < torch.load('out/killed/ckpt.pt', weights_only=True)['step'] < 200
+    with open('out/killed/log.jsonl', 'a') as f:
+        f.write('{"step": 199, "lo')  # as if killed while writing
+    assert 'up to step' in script(*command[1:]).err  # not without being asked
+    assert script(*command[1:], '--resume').status == 0
+    assert contents('out/killed')['log.jsonl'] == contents('out/undisturbed')['log.jsonl']
+    killed, undisturbed = (torch.load(f'out/{run}/ckpt.pt', weights_only=True) for run in ('killed', 'undisturbed'))
+    torch.testing.assert_close(killed, undisturbed, rtol=0, atol=0)  # weights, optimiser, step, sequences read
+
+
+def test_evaluation_is_the_loss_over_the_same_windows_of_test_text(here):
+    cfg = settings(**CLONES, out_dir='out/eval')
+    train.wait_for_dataset(cfg, True)
+    dataset = train.Dataset(cfg)
+    model = train.new_model(cfg, dataset.meta['vocab_size'])
+    device, autocast = train.choose_device('cpu', 'auto')
+    losses = [train.evaluate(model, dataset, cfg, device, autocast, micro) for micro in (1, 3, 8)]
+    start, end = dataset.meta['corpora']['en']['test']
+    windows = np.arange(start, end - 33, 32)
+    chosen = windows[np.arange(16) * len(windows) // 16]  # eval_iters x batch_size, evenly spread
+    for language, name in enumerate(dataset.names):
+        ids = torch.tensor(np.stack([dataset.tokens['test'][w:w + 33] for w in chosen]).astype(int) + 400 * language)
+        with torch.no_grad():
+            logits = model(ids[:, :-1])
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+        assert [loss[name] for loss in losses] == pytest.approx([expected] * 3, rel=1e-5)
+
+
+# ---- runs in one folder
+
+
+@pytest.fixture
+def finished(alone):
+    """Arguments of a finished run in out/a."""
+    run = arguments(out_dir='out/a')
+    assert script('train.py', *run).status == 0
+    return run
+
+
+def test_a_finished_run_says_so_and_is_left_alone(finished):
+    before = contents('out/a')
+    result = script('train.py', *finished)
+    assert result.status == 0 and len(result.out.splitlines()) == 1 and 'finished' in result.out
+    assert contents('out/a') == before
+    assert script('train.py', *finished, '--overwrite').status == 0
+    assert contents('out/a') == before
+
+
+@pytest.mark.parametrize('change, says', [
+    (['--learning_rate=1e-4'], 'holds a run with learning_rate = 0.003, not 0.0001'), (['--n_embd=64', '--resume'], 'holds a run with n_embd = 32, not 64'),
+    (['--out_dir=out/b', '--resume'], '--resume: there is no checkpoint in out/b'), (['--batch_size=4', '--micro_batch_size=3'], 'does not divide'),
+    (['--out_dir=out/b', '--batch_size=100000'], 'fewer than one batch of 100000'), (['--out_dir=out/b', '--block_size=16'], 'made with block_size = 32'),
+    (['--out_dir=out/b', '--n_embd=31'], 'a multiple of n_head'), (['--out_dir=out/b', '--device=tpu'], "device 'tpu' is not there"),
+    (['--out_dir=out/b', '--model=rnn'], "model must be 'gpt'"), (['--out_dir=out/b', '--max_iters=0'], 'must be at least 1'),
+    (['--out_dir=out/b', '--dtype=float16'], 'dtype must be'), (['--out_dir=out/b', '--schedule=[(0.0,(0.5,))]'], 'sum to 0.5')])
+def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(change, says, alone, workplace):
+    # one finished run serves all: it is only read
+    if not (workplace / 'out' / 'read_only').exists():
+        os.chdir(workplace)
+        assert script('train.py', *arguments(out_dir='out/read_only')).status == 0
+    shutil.copytree(workplace / 'out' / 'read_only', alone / 'out' / 'a')
+    shutil.copytree(workplace / 'data' / 'tiny', alone / 'data' / 'tiny')
+    os.chdir(alone)
+    before = contents('out/a')
+    result = script('train.py', *arguments(out_dir='out/a'), *change)
+    assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1, result.err
+    assert contents('out/a') == before and not Path('out/b').exists()
+
+
+def test_a_checkpoint_of_another_shape_or_no_checkpoint_at_all_is_refused(finished):
+    whole = Path('out/a/ckpt.pt').read_bytes()
+    state = torch.load('out/a/ckpt.pt', weights_only=True)
+    state['model'].pop('ln_f.bias')
+    torch.save(state | {'step': 5}, 'out/a/ckpt.pt')
+    assert 'another model shape' in script('train.py', *finished, '--resume').err
+    for broken in (b'', whole[:1000], b'\x80\x04cos\nsystem\n(S"touch executed"\ntR.'):
+        Path('out/a/ckpt.pt').write_bytes(broken)
+        result = script('train.py', *finished, '--resume')
+        assert result.status == 1 and 'not a whole checkpoint' in result.err and not Path('executed').exists()
+
+
+def test_a_language_that_will_be_read_more_than_once_is_announced_first(here, capsys):
+    cfg = settings(**CLONES, max_iters=150, out_dir='out/epochs')
+    train.wait_for_dataset(cfg, True)
+    sizes = {language['name']: language['sequences'] for language in train.Dataset(cfg).meta['languages']}
+    cfg.max_iters = math.ceil(1.5 * sizes['EN1'] / 6)  # 8 x 0.75 a step
+    train.main(cfg)
+    out = capsys.readouterr().out.splitlines()
+    first_step = next(i for i, line in enumerate(out) if line.startswith('step'))
+    note, = [i for i, line in enumerate(out) if line.startswith('note: EN1')]
+    assert note < first_step
+    assert float(out[note].split(' reads ')[1].split()[0]) == pytest.approx(1.5, abs=0.1)

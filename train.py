@@ -1,0 +1,304 @@
+"""
+Train a model on one or several languages, in the proportions of a schedule.
+
+    python train.py config/cloned_90_10.py                                          # one GPU, or CPU
+    torchrun --standalone --nproc_per_node=8 train.py config/cloned_90_10.py        # eight GPUs, same sequences, same result
+    python train.py config/quickstart/cloned_90_10.py                               # a laptop: under two minutes
+
+Several nodes (torchrun as on any cluster; all nodes need data/ and out/ on a shared file system):
+    torchrun --nnodes=2 --node_rank=0 --nproc_per_node=8 --master_addr=HOST --master_port=1234 train.py CONFIG.py
+
+A missing dataset is prepared first. In out_dir:
+config.json   the settings that the result depends on
+ckpt.pt       model, optimiser, step, sequences read per language; replaced at once, never half written
+log.jsonl     every figure that the settings determine: the same run writes the same bytes
+speed.jsonl   tokens per second and seconds: what the machine determines
+"""
+import sys
+
+import config
+
+if __name__ == '__main__':
+    cfg = config.run(lambda: config.load(sys.argv[1:], __doc__))  # before torch is imported: --help and a mistyped setting answer at once
+
+import json
+import math
+import os
+import subprocess
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from config import UserError
+from data_prep import DATA, Dataset, Sampler, check_languages
+from model import GPT, GPTConfig
+
+# settings that do not change what is learned: a run may be resumed, or found finished, with others
+FREE = {'out_dir', 'micro_batch_size', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
+        'device', 'dtype', 'compile', 'num_workers'}
+
+
+def choose_device(device, dtype):
+    """The settings device and dtype, with 'auto' resolved -> device name, and a function that opens its autocast."""
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if dtype == 'auto':
+        dtype = 'bfloat16' if device.startswith('cuda') and torch.cuda.is_bf16_supported(including_emulation=False) else 'float32'
+    if dtype not in ('bfloat16', 'float32'):
+        raise UserError(f"dtype must be 'auto', 'bfloat16' or 'float32', not {dtype!r}")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device {device!r} is not there; 'auto' takes what is") from None
+    torch.set_float32_matmul_precision('high')  # TF32 where float32 remains on a GPU; CPUs are not affected
+    return device, lambda: torch.autocast(device.split(':')[0], torch.bfloat16, enabled=dtype == 'bfloat16')
+
+
+def new_model(cfg, vocab_size):
+    """The model that the settings describe, freshly initialised from cfg.seed. Raises UserError for a shape that is none."""
+    if cfg.model != 'gpt':
+        raise UserError(f"model must be 'gpt', not {cfg.model!r}")
+    if min(cfg.n_layer, cfg.n_embd, cfg.n_head) < 1 or (not cfg.head_dim and cfg.n_embd % cfg.n_head):
+        raise UserError(f'n_layer, n_embd and n_head must be positive, and n_embd ({cfg.n_embd}) a multiple of n_head ({cfg.n_head}) unless head_dim is set')
+    torch.manual_seed(cfg.seed)
+    return GPT(GPTConfig(cfg.block_size, vocab_size, cfg.n_layer, cfg.n_embd, cfg.n_head, cfg.head_dim))
+
+
+def learning_rate(step, cfg):
+    """Linear warm-up to learning_rate, then a cosine to min_lr at max_iters."""
+    if step < cfg.warmup_iters:
+        return cfg.learning_rate * (step + 1) / cfg.warmup_iters
+    progress = (step - cfg.warmup_iters) / (cfg.max_iters - cfg.warmup_iters)
+    return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
+
+
+def load_checkpoint(out_dir):
+    """The last checkpoint of a run, or None. Raises UserError for a file that is none; executes nothing (weights_only)."""
+    path = Path(out_dir) / 'ckpt.pt'
+    if not path.exists():
+        return None
+    try:
+        checkpoint = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+        checkpoint['model'], checkpoint['step'], checkpoint['sequences_read']
+        return checkpoint
+    except Exception:  # torch.load has as many ways to fail as there are broken files
+        raise UserError(f'{path} is not a whole checkpoint of this program: --overwrite starts the run again') from None
+
+
+def check_out_dir(cfg):
+    """What is in out_dir: the checkpoint to resume from, or None for a new run. Exits where the run is finished already.
+    Raises UserError where it holds another run, or where --resume finds nothing to resume."""
+    out_dir = Path(cfg.out_dir)
+    if cfg.overwrite:
+        return None
+    if (out_dir / 'config.json').exists():
+        try:
+            there = json.loads((out_dir / 'config.json').read_text())
+        except ValueError:
+            raise UserError(f'{out_dir}/config.json is damaged: --overwrite starts the run again') from None
+        for key, here in json.loads(json.dumps(vars(cfg))).items():
+            if key not in FREE and there.get(key) != here:
+                raise UserError(f'{out_dir} holds a run with {key} = {there.get(key)}, not {here}: choose another --out_dir, or --overwrite that run')
+    elif (out_dir / 'ckpt.pt').exists():
+        raise UserError(f'{out_dir} holds a checkpoint without its config.json: choose another --out_dir, or --overwrite it')
+    checkpoint = load_checkpoint(out_dir)
+    if checkpoint and checkpoint['step'] == cfg.max_iters:
+        sys.exit(print(f'{out_dir} holds this run, finished: nothing to do (--overwrite trains it again)'))
+    if checkpoint and not cfg.resume:
+        raise UserError(f'{out_dir} holds this run up to step {checkpoint["step"]:,}: --resume goes on from there, --overwrite starts again')
+    if cfg.resume and not checkpoint:
+        raise UserError(f'--resume: there is no checkpoint in {out_dir}')
+    return checkpoint
+
+
+def write_aside(path, write):
+    """write(temporary path), then rename it to path: there is the old file or the new one, never a half."""
+    aside = path.with_name(path.name + '.partial')
+    write(aside)
+    with open(aside, 'rb+') as f:
+        os.fsync(f.fileno())
+    os.replace(aside, path)
+
+
+def wait_for_dataset(cfg, master):
+    """Prepare a missing dataset in a process of its own; the other ranks wait for it."""
+    meta = DATA / cfg.dataset / 'meta.json'
+    if not meta.parent.exists() and master:
+        program = Path(__file__).with_name('data_prep.py')
+        settings = [f'--{k}={v}' for k, v in vars(cfg).items() if k not in ('resume', 'overwrite')]
+        if subprocess.run([sys.executable, program, *settings]).returncode:
+            sys.exit(1)  # it has said why
+    while not meta.exists() and not master:
+        time.sleep(1)
+
+
+@torch.no_grad()
+def evaluate(model, dataset, cfg, device, autocast, micro_batch_size, rank=0, world=1):
+    """The loss in nats per token of each language, {name: loss}, over up to eval_iters x batch_size windows of its test
+    text: the same ones each time, whatever the number of processes."""
+    losses = {}
+    for language, name in enumerate(dataset.names):
+        starts = dataset.test_windows(language, cfg.eval_iters * cfg.batch_size)[rank::world]
+        total = [0.0, 0.0]  # loss, windows
+        for mine in np.split(starts, range(micro_batch_size, len(starts), micro_batch_size)):
+            if len(mine):
+                x, y = (torch.from_numpy(a).to(device) for a in dataset.windows('test', mine, np.full(len(mine), language)))
+                with autocast():
+                    total[0] += model(x, y).item() * len(mine)
+                total[1] += len(mine)
+        if world > 1:
+            total = torch.tensor(total, dtype=torch.float64, device=device)
+            dist.all_reduce(total)
+        losses[name] = float(total[0] / total[1])
+    return losses
+
+
+def main(cfg):
+    # ---- processes, device, batch
+    ddp = 'RANK' in os.environ  # set by torchrun
+    rank, world, local_rank = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
+    master = rank == 0
+    say = print if master else lambda *a, **k: None
+    check_languages(cfg)
+    device, autocast = choose_device(cfg.device, cfg.dtype)
+    if ddp and device == 'cuda':
+        device = f'cuda:{local_rank}'
+        torch.cuda.set_device(device)
+    batch_size = cfg.batch_size // world  # of this process
+    micro_batch_size = cfg.micro_batch_size or batch_size
+    if batch_size < 1 or cfg.batch_size % world or batch_size % micro_batch_size:
+        raise UserError(f'batch_size {cfg.batch_size} does not divide into {world} processes with micro-batches of {micro_batch_size} sequences')
+    if min(cfg.max_iters, cfg.eval_interval, cfg.eval_iters, cfg.checkpoint_interval, cfg.log_interval) < 1:
+        raise UserError('max_iters, eval_interval, eval_iters, checkpoint_interval and log_interval must be at least 1')
+
+    # ---- output folder, data
+    checkpoint = check_out_dir(cfg)
+    wait_for_dataset(cfg, master)
+    dataset = Dataset(cfg, verify='*' if master else ())
+    sampler = Sampler(dataset.pools, cfg.schedule, cfg.batch_size, cfg.max_iters, cfg.seed)
+    if sum(map(len, dataset.pools)) < cfg.batch_size:
+        raise UserError(f'{dataset.path} has {sum(map(len, dataset.pools))} sequences of {cfg.block_size} tokens, fewer than one batch of {cfg.batch_size}')
+    for name, pool, language, epochs in zip(dataset.names, dataset.pools, range(len(dataset.pools)), sampler.epochs()):
+        if epochs and not len(pool):
+            raise UserError(f'{dataset.path} has no sequence of {name}, which the schedule asks for: a larger corpus, or a larger share')
+        if not len(dataset.test_windows(language, 1)):
+            raise UserError(f'{dataset.path} has less than {cfg.block_size + 1} test tokens of {name}: raise test_frac, or take a larger corpus')
+        if epochs > 1:
+            say(f'note: {name} has {len(pool) * cfg.block_size:,} tokens, which this run reads {epochs:.2f} times')
+
+    # ---- model, optimiser
+    model = raw_model = new_model(cfg, dataset.meta['vocab_size']).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(cfg.beta1, cfg.beta2), eps=1e-8, fused=device != 'mps')
+    start = 0
+    if checkpoint:
+        try:
+            raw_model.load_state_dict(checkpoint['model'])
+        except RuntimeError:
+            raise UserError(f'the checkpoint in {cfg.out_dir} is of another model shape: it cannot be resumed with these settings') from None
+        optimizer.load_state_dict(checkpoint['optimizer'])
+        sampler.read[:] = checkpoint['sequences_read']
+        start = checkpoint['step']
+    checkpoint = None  # free its memory
+    if ddp:
+        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+    if cfg.compile is True or cfg.compile == 'auto' and device.startswith('cuda'):
+        model = torch.compile(model)
+    if ddp:
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    say(f'{raw_model.num_params():,} non-embedding parameters, {dataset.meta["vocab_size"]:,} model ids; '
+        f'{cfg.max_iters:,} steps of {cfg.batch_size} x {cfg.block_size} tokens on {world} x {device}')
+
+    # ---- logs: what lies behind the checkpoint is dropped, so that no step stands there twice
+    out_dir = Path(cfg.out_dir)
+    logs = {}
+    if master:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for name in ('results.json',) if start else ('results.json', 'ckpt.pt', 'log.jsonl', 'speed.jsonl'):
+            (out_dir / name).unlink(missing_ok=True)
+        settings = json.dumps(vars(cfg) | {'resume': False, 'overwrite': False}, indent=1) + '\n'
+        write_aside(out_dir / 'config.json', lambda path: path.write_text(settings))
+        for name in ('log', 'speed'):
+            path = out_dir / f'{name}.jsonl'
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= start]
+            write_aside(path, lambda p: p.write_text(''.join(kept)))
+            logs[name] = open(path, 'a')
+
+    def log(name, **figures):
+        if master:
+            print(json.dumps(figures), file=logs[name], flush=True)
+
+    # ---- the loop
+    mine = slice(rank * batch_size, (rank + 1) * batch_size)
+    bar = tqdm(total=cfg.max_iters, initial=start, unit=' steps', disable=None if master else True)
+    begun = logged = time.time()
+    logged_step = start
+    for step in range(start, cfg.max_iters):
+        lr = learning_rate(step, cfg)
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        # the gradient of the batch, micro-batch by micro-batch; on a GPU this only queues work, so that the next batch is
+        # read while this one is computed
+        sequences, languages = sampler.next(step)
+        x, y = (torch.from_numpy(a) for a in dataset.batch(sequences[mine], languages[mine]))  # (batch_size, block_size) each
+        if device.startswith('cuda'):
+            x, y = x.pin_memory(), y.pin_memory()
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        loss = torch.zeros((), device=device)
+        for i in range(0, batch_size, micro_batch_size):
+            if ddp:  # exchange gradients once a step, with the last micro-batch
+                model.require_backward_grad_sync = i + micro_batch_size == batch_size
+            with autocast():
+                micro_loss = model(x[i:i + micro_batch_size], y[i:i + micro_batch_size]) * (micro_batch_size / batch_size)
+            micro_loss.backward()
+            loss += micro_loss.detach()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        done, last = step + 1, step + 1 == cfg.max_iters
+        bar.update()
+        if done % cfg.log_interval == 0 or last:
+            if ddp:
+                dist.all_reduce(loss)
+            loss = loss.item() / world
+            if not math.isfinite(loss):
+                raise UserError(f'the loss is {loss} at step {done:,} (learning rate {lr:.2e}): stopped; try a lower learning_rate')
+            now = time.time()
+            speed = (done - logged_step) * cfg.batch_size * cfg.block_size / (now - logged)
+            p = sampler.p(step).tolist()
+            log('log', step=done, loss=loss, lr=lr, p_language=p, tokens_seen=dict(zip(dataset.names, (sampler.read * cfg.block_size).tolist())))
+            log('speed', step=done, tokens_per_second=round(speed), seconds=round(now - begun, 2))
+            mix = '/'.join(f'{100 * q:.3g}' for q in p)
+            bar.set_postfix_str(f'loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}')
+            if bar.disable:
+                left = (cfg.max_iters - done) * (now - begun) / (done - start)
+                say(f'step {done:,}/{cfg.max_iters:,}: loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}, {left / 60:.1f} min left', flush=True)
+            logged, logged_step = now, done
+        if done % cfg.eval_interval == 0 or last:
+            losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, rank, world)
+            log('log', step=done, eval_loss=losses)
+            if not last and master:
+                bar.write(f'step {done:,}: evaluation loss ' + ', '.join(f'{name} {value:.3f}' for name, value in losses.items()))
+            logged += time.time() - now if done == logged_step else 0  # the speed is that of training
+        if (done % cfg.checkpoint_interval == 0 or last) and master:
+            state = {'step': done, 'sequences_read': sampler.read.tolist(), 'model': raw_model.state_dict(), 'optimizer': optimizer.state_dict()}
+            write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path))
+    bar.close()
+    if ddp:
+        del model, micro_loss  # first: a DDP that outlives its gloo group joins the group's thread with the interpreter locked
+        dist.destroy_process_group()
+
+    say(f'{out_dir}: {cfg.max_iters:,} steps in {time.time() - begun:.0f} s')
+    for language, name in enumerate(dataset.names):
+        say(f'  {name}: {sampler.read[language] * cfg.block_size:,} tokens seen, evaluation loss {losses[name]:.4f}')
+    say(f'measure its perplexity: python analyze.py ppl {out_dir}')
+
+
+if __name__ == '__main__':
+    config.run(lambda: main(cfg))
