@@ -62,6 +62,7 @@ def sliding_window(run, ids, stride, batch_size, progress=None):
     Windows of block_size tokens start every `stride` tokens. Of each, the last `stride` positions are scored and those
     before are context, so that after the first context every token, the ragged end included, is scored exactly once."""
     import torch
+
     from model import linear_cross_entropy
     window = run.cfg.block_size
     context = window - stride
@@ -181,7 +182,8 @@ class ScalingLaw:
         return math.exp(t.ppf(0.975, self.n - 3) * math.sqrt(gradient @ self.covariance @ gradient))
 
     def __str__(self):
-        return (f'{self.name}: 1/PPL = {self.c:.5g} {"-" if self.a > 0 else "+"} {abs(self.a):.4g} * (tokens / {self.unit:,.0f})^{-self.b:.4g}; '
+        sign = '-' if self.a > 0 else '+'
+        return (f'{self.name}: 1/PPL = {self.c:.5g} {sign} {abs(self.a):.4g} * (tokens / {self.unit:,.0f})^{-self.b:.4g}; '
                 f'{self.n} monolingual runs, off by at most {100 * self.error:.2g}% in PPL')
 
 
@@ -196,9 +198,11 @@ def rows_of_csv(path):
             rows = list(csv.DictReader(f))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise UserError(f'{path} cannot be read: {e}') from None
-    missing = [c for c in COLUMNS if not rows or c not in rows[0]]
-    if missing:
-        raise UserError(f'{path} has no column {missing[0]!r}: it needs a header and the columns {",".join(COLUMNS)}' if rows else f'{path} has no rows')
+    if not rows:
+        raise UserError(f'{path} has no rows')
+    for column in COLUMNS:
+        if column not in rows[0]:
+            raise UserError(f'{path} has no column {column!r}: it needs a header line with {",".join(COLUMNS)}')
     for number, row in enumerate(rows, 2):
         try:
             row['tokens'], row['ppl'] = float(row['tokens']), float(row['ppl'])
@@ -225,15 +229,18 @@ def rows_of_runs(args):
             raise UserError(f'{out_dir}/results.json is damaged: python analyze.py ppl {out_dir} writes it anew') from None
         cfg = SimpleNamespace(**results['config'])
         if results['step'] < cfg.max_iters:
-            raise UserError(f'{out_dir} is at step {results["step"]:,} of {cfg.max_iters:,}: TEff compares whole runs; train.py --resume finishes it')
+            raise UserError(f'{out_dir} is at step {results["step"]:,} of {cfg.max_iters:,}, and TEff compares whole runs: '
+                            'train.py --resume finishes it')
         seen = {name: n for name, n in results['tokens_seen'].items() if n}
         for name, n in seen.items():
             measured = results['languages'][name]
             corpus = measured['corpus']
             if texts.setdefault(corpus, (measured['test_text'], out_dir))[0] != measured['test_text']:
-                raise UserError(f'{out_dir} and {texts[corpus][1]} both call their corpus {corpus!r}, but have different test texts or tokenizers: not comparable')
-            rows.append({'run': os.path.basename(os.path.normpath(out_dir)), 'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'corpus': corpus,
-                         'language': name, 'tokens': n, 'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono'})
+                raise UserError(f'{out_dir} and {texts[corpus][1]} both call their corpus {corpus!r}, but have different test texts '
+                                'or tokenizers: they cannot be compared')
+            rows.append({'run': os.path.basename(os.path.normpath(out_dir)), 'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}',
+                         'corpus': corpus, 'language': name, 'tokens': n, 'ppl': measured['ppl'],
+                         'role': 'multi' if len(seen) > 1 else 'mono'})
     return rows
 
 
@@ -250,8 +257,8 @@ def token_efficiency(rows):
         law = laws[row['model'], row['corpus']]
         mlte = law.tokens(row['ppl'])
         if mlte == math.inf:
-            raise UserError(f'run {row["run"]}, {row["language"]}: the law of {law.name} never reaches a PPL of {row["ppl"]:.4g} (its limit is '
-                            f'{1 / law.c:.4g}): it needs monolingual runs on more tokens')
+            raise UserError(f'run {row["run"]}, {row["language"]}: the law of {law.name} never reaches a PPL of {row["ppl"]:.4g} '
+                            f'(its limit is {1 / law.c:.4g}): it needs monolingual runs on more tokens')
         factor = law.interval(row['ppl'])
         teff = mlte / row['tokens']
         row |= {'mlpe': float(law.ppl(row['tokens'])), 'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor,
@@ -288,7 +295,8 @@ def plot_teff(rows, laws, path):
     colours = {run: f'C{(i + len(laws)) % 10}' for i, run in enumerate(markers)}
     for row in multi:
         left.plot(row['tokens'], row['ppl'], markers[row['run']], color=colours[row['run']], ms=6)
-        left.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']), arrowprops={'arrowstyle': '->', 'color': colours[row['run']]})
+        left.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']),
+                      arrowprops={'arrowstyle': '->', 'color': colours[row['run']]})
     for run, marker in markers.items():
         left.plot([], [], marker, color=colours[run], label=run)
     left.set(xscale='log', yscale='log', xlabel='training tokens in the language', ylabel='PPL')
@@ -300,7 +308,8 @@ def plot_teff(rows, laws, path):
     right.barh(range(len(multi)), [row['teff'] for row in multi], xerr=np.nan_to_num(error) if multi else None, height=0.6,
                color=[colours[row['run']] for row in multi], error_kw={'lw': 1, 'capsize': 3})
     for i, row in enumerate(multi):
-        right.text(0.02, i, f'{row["teff"]:.2f}' + ('*' if row['extrapolated'] == 'yes' else ''), va='center', color='white', fontweight='bold')
+        label = f'{row["teff"]:.2f}' + '*' * (row['extrapolated'] == 'yes')
+        right.text(0.02, i, label, va='center', color='white', fontweight='bold')
     right.axvline(1, color='black', lw=0.8, ls=':')
     right.set(yticks=range(len(multi)), yticklabels=names, xlabel='TEff (1: as a monolingual model)')
     right.invert_yaxis()

@@ -18,6 +18,7 @@ corpus and tokenizer neither tokenises nor stores them again.
 import ast
 import base64
 import codecs
+import contextlib
 import functools
 import glob
 import gzip
@@ -294,58 +295,81 @@ def fingerprint(source, tokenizer):
     return [source, tokenizer, stats]
 
 
+@contextlib.contextmanager
+def written_aside(path):
+    """A folder to write in, which becomes path when it is whole; after an error nothing remains, and what a killed run has
+    left is dropped."""
+    aside = PARTIAL / path.name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        shutil.rmtree(path, ignore_errors=True)  # --overwrite
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def tokenise(corpus, source, cfg, tokens_needed):
-    """Tokenise a corpus, or find it done: returns its folder in the cache, with train.bin, test.bin, a tokenizer file and
-    meta.json. A source on the hub is read until it has given tokens_needed training tokens; any other to its end."""
-    workers = cfg.num_workers or os.cpu_count()
-    from_hub = source.startswith('hf:')
+    """The folder in the cache with the tokens of a corpus (train.bin, test.bin, a tokenizer file, meta.json), made where it
+    is not there yet. A source on the hub is read until it has given tokens_needed training tokens; others to their end."""
     key = [FORMAT_VERSION, *fingerprint(source, cfg.tokenizer), cfg.vocab_size, cfg.test_frac, cfg.data_seed]
     name = f'{corpus}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}'
-    cache = DATA / '.cache'
-    for folder in cache.glob(f'{name}-*' if from_hub else name):
-        if not from_hub or int(folder.name.rpartition('-')[2]) >= tokens_needed:
-            return folder
-    folder = cache / (f'{name}-{tokens_needed}' if from_hub else name)
-    aside = fresh_folder(PARTIAL / folder.name)
+    folder = DATA / '.cache' / name
+    if source.startswith('hf:'):  # one that was read further will do
+        read = {int(path.name.rpartition('-')[2]) for path in folder.parent.glob(f'{name}-*')}
+        folder = folder.with_name(f'{name}-{min([n for n in read if n >= tokens_needed], default=tokens_needed)}')
+    if not folder.exists():
+        with written_aside(folder) as aside:
+            encode_corpus(aside, corpus, source, cfg, tokens_needed)
+    return folder
+
+
+def encode_corpus(folder, corpus, source, cfg, tokens_needed):
+    """Train or fetch the tokenizer of a corpus and write its tokens into folder, as tokenise describes."""
+    workers = cfg.num_workers or os.cpu_count()
+    from_hub = source.startswith('hf:')
 
     def part_of(document):
-        test = is_test(document, cfg.test_frac, cfg.data_seed) and not (from_hub and document >= HUB_TEST_DOCUMENTS)
-        return 'test' if test else 'train'
+        held_out = is_test(document, cfg.test_frac, cfg.data_seed) and not (from_hub and document >= HUB_TEST_DOCUMENTS)
+        return 'test' if held_out else 'train'
+
+    def training_text():
+        n = 0
+        for document, text in documents_of(source, workers):
+            if part_of(document) == 'train':
+                n += len(text.encode())
+                if n > TOKENIZER_BYTES:
+                    return
+                yield document, text
 
     if cfg.tokenizer == 'sentencepiece':
-        tokenizer_file = aside / f'{corpus}.model'
-
-        def training_text():
-            n = 0
-            for document, text in documents_of(source, workers):
-                if part_of(document) == 'train':
-                    n += len(text.encode())
-                    if n > TOKENIZER_BYTES:
-                        return
-                    yield document, text
         print(f'{corpus}: training a SentencePiece BPE of {cfg.vocab_size:,} pieces', flush=True)
+        tokenizer_file = folder / f'{corpus}.model'
         train_tokenizer(training_text(), tokenizer_file, cfg.vocab_size)
     else:
-        tokenizer_file = save_tokenizer(cfg.tokenizer, aside, corpus)
+        tokenizer_file = save_tokenizer(cfg.tokenizer, folder, corpus)
     tokens = load_tokenizer(tokenizer_file)
     if tokens.vocab_size > 65536:
         raise UserError(f'tokenizer {cfg.tokenizer} has {tokens.vocab_size:,} pieces; token ids are stored in 16 bits: 65,536 at most')
 
-    count = {'train_tokens': 0, 'test_tokens': 0, 'train_documents': 0, 'test_documents': 0, 'train_bytes': 0, 'test_bytes': 0}
+    count = {f'{part}_{what}': 0 for part in ('train', 'test') for what in ('tokens', 'documents', 'bytes')}
     end = np.array([tokens.eod], np.uint16)
     current, part, reported = None, None, time.time()
-    jobs = in_parallel(encode, documents_of(source, workers), workers, start_encoder, (tokenizer_file,))
-    with (open(aside / 'train.bin', 'wb') as train, open(aside / 'test.bin', 'wb') as test,
+    with (open(folder / 'train.bin', 'wb') as train, open(folder / 'test.bin', 'wb') as test,
           tqdm(desc=f'{corpus}: tokenising', unit='B', unit_scale=True, disable=None) as bar):
+
         def write(ids):
             count[f'{part}_tokens'] += len(ids)
-            (test if part == 'test' else train).write(ids.tobytes())
-        for document, n_bytes, ids in jobs:
+            (train if part == 'train' else test).write(ids.tobytes())
+
+        encoded = in_parallel(encode, documents_of(source, workers), workers, start_encoder, (tokenizer_file,))
+        for document, n_bytes, ids in encoded:
             if document != current:
                 if current is not None:
                     write(end)
                     if from_hub and count['train_tokens'] >= tokens_needed and document >= HUB_TEST_DOCUMENTS:
-                        current = None
                         break
                 current, part = document, part_of(document)
                 count[f'{part}_documents'] += 1
@@ -354,28 +378,19 @@ def tokenise(corpus, source, cfg, tokens_needed):
             bar.update(n_bytes)
             if bar.disable and time.time() - reported > 30:  # no terminal: a line now and then
                 reported = time.time()
-                print(f'{corpus}: {count["train_bytes"] + count["test_bytes"]:,} bytes, {count["train_tokens"]:,} tokens', flush=True)
-        if current is not None:
-            write(end)
-    jobs.close()
+                print(f'{corpus}: {count["train_bytes"] + count["test_bytes"]:,} bytes tokenised', flush=True)
+        else:
+            if current is not None:
+                write(end)
+        encoded.close()
     if not count['train_tokens'] + count['test_tokens']:
         raise UserError(f'corpus {corpus!r}: no text in {source}')
     if not count['train_tokens'] or not count['test_tokens']:
         raise UserError(f'corpus {corpus!r}: the test text is whole documents, and {source} has only one; split it into several files')
     meta = {**count, 'vocab_size': tokens.vocab_size, 'eod': tokens.eod, 'tokenizer': tokenizer_file.name}
-    (aside / 'meta.json').write_text(json.dumps(meta, indent=1))
-    cache.mkdir(exist_ok=True)
-    aside.rename(folder)
-    print(f'{corpus}: {count["train_documents"]:,} + {count["test_documents"]:,} documents, {count["train_bytes"] / 1e6:.1f} + '
-          f'{count["test_bytes"] / 1e6:.1f} MB, {count["train_tokens"]:,} training + {count["test_tokens"]:,} test tokens')
-    return folder
-
-
-def fresh_folder(path):
-    """An empty folder; what a killed run left there is dropped."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
+    (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
+    print(f'{corpus}: ' + '; '.join(f'{part} {count[f"{part}_documents"]:,} documents, {count[f"{part}_bytes"] / 1e6:.1f} MB, '
+                                    f'{count[f"{part}_tokens"]:,} tokens' for part in ('train', 'test')))
 
 
 # -----------------------------------------------------------------------------
@@ -386,12 +401,14 @@ def check_languages(cfg):
     """Raises UserError where languages, corpora and schedule do not make sense together."""
     names = [language[0] for language in cfg.languages if isinstance(language, (tuple, list)) and len(language) == 2]
     if not names or len(names) < len(cfg.languages) or len(set(names)) < len(names):
-        raise UserError(f"languages must be a list of (name, corpus) with different names, like [('EN1', 'en'), ('EN2', 'en')]: {cfg.languages}")
+        raise UserError("languages must be a list of (name, corpus) with different names, like [('EN1', 'en'), ('EN2', 'en')]: "
+                        f'{cfg.languages}')
     if len(names) > 256:
         raise UserError(f'{len(names)} languages: language IDs are stored in 8 bits, so 256 at most')
     for name, corpus in cfg.languages:
         if corpus not in cfg.corpora:
-            raise UserError(f'language {name!r} is of corpus {corpus!r}, which corpora does not name; it has {", ".join(map(repr, cfg.corpora))}')
+            raise UserError(f'language {name!r} is of corpus {corpus!r}, which corpora does not name; '
+                            f'it has {", ".join(map(repr, cfg.corpora))}')
     if unused := set(cfg.corpora) - {corpus for _, corpus in cfg.languages}:
         raise UserError(f'corpora names {unused.pop()!r}, but no language is of it')
     for corpus, source in cfg.corpora.items():
@@ -405,7 +422,7 @@ def check_languages(cfg):
         raise UserError(f'schedule must be a list of (start, (p, p, ...)), like [(0.0, (0.9, 0.1))]: {cfg.schedule}')
     for start, ps in stages:
         if len(ps) != len(names):
-            raise UserError(f'schedule: the stage at {start:g} has {len(ps)} probabilities for {len(names)} languages ({", ".join(names)})')
+            raise UserError(f'schedule: the stage at {start:g} has {len(ps)} probabilities for {len(names)} languages')
         if not all(p >= 0 for p in ps):
             raise UserError(f'schedule: the stage at {start:g} has a negative probability: {ps}')
         if abs(sum(ps) - 1) > 1e-6:
@@ -413,9 +430,8 @@ def check_languages(cfg):
     starts = [start for start, _ in stages]
     if starts[0] != 0 or starts[-1] >= 1 or any(a >= b for a, b in zip(starts, starts[1:])):
         raise UserError(f'schedule: stages must start at 0.0 and then at rising fractions below 1, not at {starts}')
-    for key, known in {'vocab': ('disjoint', 'anchored')}.items():
-        if getattr(cfg, key) not in known:
-            raise UserError(f'{key} must be one of {known}, not {getattr(cfg, key)!r}')
+    if cfg.vocab not in ('disjoint', 'anchored'):
+        raise UserError(f"vocab must be 'disjoint' or 'anchored', not {cfg.vocab!r}")
     if cfg.anchor_frac > 1 or not 0 < cfg.test_frac <= 0.5 or cfg.block_size < 1:
         raise UserError('anchor_frac must lie in [0, 1], test_frac in (0, 0.5], block_size from 1 on, not '
                         f'{cfg.anchor_frac:g}, {cfg.test_frac:g}, {cfg.block_size}')
@@ -464,61 +480,59 @@ def data_settings(cfg):
 
 
 def prepare(cfg):
-    """Make data/<dataset>/ from the settings cfg, aside and renamed when whole. Raises UserError."""
+    """Make data/<dataset>/ from the settings cfg. Raises UserError."""
     check_languages(cfg)
     path = DATA / cfg.dataset
     if path.exists() and not cfg.overwrite:
         Dataset(cfg)
         return print(f'{path} is there already, made with these settings; --overwrite makes it anew')
     share = marginals(cfg.schedule)
-    folders, pieces, needed = {}, {}, {}
+    folders, needed = {}, {}
     for corpus, source in cfg.corpora.items():
         part = sum(p for p, (_, c) in zip(share, cfg.languages) if c == corpus)
         # 2% to spare: languages are drawn at random, and none should run out just before the end
         needed[corpus] = math.ceil(1.02 * part * cfg.max_iters * cfg.batch_size * cfg.block_size)
         folders[corpus] = tokenise(corpus, source, cfg, needed[corpus])
-        tokenizer_file = json.loads((folders[corpus] / 'meta.json').read_text())['tokenizer']
-        pieces[corpus] = load_tokenizer(folders[corpus] / tokenizer_file).pieces
 
-    aside = fresh_folder(PARTIAL / cfg.dataset)
-    meta = {'format_version': FORMAT_VERSION, 'settings': data_settings(cfg), 'corpora': {}, 'languages': []}
-    position = {'train': 0, 'test': 0}
-    for corpus, folder in folders.items():
-        of_corpus = json.loads((folder / 'meta.json').read_text())
-        for part in position:
-            n = of_corpus[f'{part}_tokens']
-            of_corpus[part] = [position[part], position[part] + n]  # its tokens in train.bin or test.bin
-            position[part] += n
-        if cfg.corpora[corpus].startswith('hf:'):  # whatever more an earlier dataset has left in the cache
-            of_corpus['train'][1] = min(of_corpus['train'][1], of_corpus['train'][0] + needed[corpus])
-        of_corpus['sequences'] = (of_corpus['train'][1] - of_corpus['train'][0] - 1) // cfg.block_size
-        meta['corpora'][corpus] = of_corpus
-        shutil.copyfile(folder / of_corpus['tokenizer'], aside / of_corpus['tokenizer'])
-    for part in position:
-        join_or_link([folder / f'{part}.bin' for folder in folders.values()], aside / f'{part}.bin')
-
-    # for clones, the language of a sequence is drawn with the schedule's marginal probabilities, in exact proportion
-    lang_ids = []
-    for number, (corpus, of_corpus) in enumerate(meta['corpora'].items()):
-        ids = [i for i, (_, c) in enumerate(cfg.languages) if c == corpus]
-        p = share[ids] if share[ids].sum() else np.ones(len(ids))
-        bounds = np.rint(np.cumsum([0, *p]) / p.sum() * of_corpus['sequences']).astype(int)
-        lang_ids.append(np.random.default_rng([cfg.data_seed, number]).permutation(np.repeat(ids, np.diff(bounds)).astype(np.uint8)))
-    lang_ids = np.concatenate(lang_ids)
-    lang_ids.tofile(aside / 'train_lang.bin')
-    vocab_map = vocabulary_map(cfg.languages, pieces, cfg.vocab, cfg.anchor_frac, cfg.data_seed)
-    np.save(aside / 'vocab_map.npy', vocab_map)
-    meta['vocab_size'] = int(vocab_map.max()) + 1
-    for i, (name, corpus) in enumerate(cfg.languages):
-        n = int((lang_ids == i).sum())
-        meta['languages'].append({'name': name, 'corpus': corpus, 'sequences': n, 'tokens': n * cfg.block_size})
-    meta['files'] = {f.name: {'bytes': f.stat().st_size, 'sha256': checksum(f)} for f in sorted(aside.iterdir())}
-    (aside / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n')
-    if path.exists():  # --overwrite
-        shutil.rmtree(path)
-    aside.rename(path)
+    with written_aside(path) as aside:
+        meta = {'format_version': FORMAT_VERSION, 'settings': data_settings(cfg), 'corpora': {}}
+        position, pieces = {'train': 0, 'test': 0}, {}
+        for corpus, folder in folders.items():
+            meta['corpora'][corpus] = of_corpus = json.loads((folder / 'meta.json').read_text())
+            for part in ('train', 'test'):  # its tokens in train.bin and test.bin
+                of_corpus[part] = [position[part], position[part] + of_corpus[f'{part}_tokens']]
+                position[part] += of_corpus[f'{part}_tokens']
+            if cfg.corpora[corpus].startswith('hf:'):  # not what the cache has beyond it
+                of_corpus['train'][1] = min(of_corpus['train'][1], of_corpus['train'][0] + needed[corpus])
+            of_corpus['sequences'] = (of_corpus['train'][1] - of_corpus['train'][0] - 1) // cfg.block_size
+            tokenizer_file = shutil.copyfile(folder / of_corpus['tokenizer'], aside / of_corpus['tokenizer'])
+            pieces[corpus] = load_tokenizer(tokenizer_file).pieces
+        for part in ('train', 'test'):
+            join_or_link([folder / f'{part}.bin' for folder in folders.values()], aside / f'{part}.bin')
+        lang_ids = language_ids(cfg, [of_corpus['sequences'] for of_corpus in meta['corpora'].values()])
+        lang_ids.tofile(aside / 'train_lang.bin')
+        vocab_map = vocabulary_map(cfg.languages, pieces, cfg.vocab, cfg.anchor_frac, cfg.data_seed)
+        np.save(aside / 'vocab_map.npy', vocab_map)
+        meta['vocab_size'] = int(vocab_map.max()) + 1
+        sequences = np.bincount(lang_ids, minlength=len(cfg.languages)).tolist()
+        meta['languages'] = [{'name': name, 'corpus': corpus, 'sequences': n, 'tokens': n * cfg.block_size}
+                             for (name, corpus), n in zip(cfg.languages, sequences)]
+        meta['files'] = {f.name: {'bytes': f.stat().st_size, 'sha256': checksum(f)} for f in sorted(aside.iterdir())}
+        (aside / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n')
     print(f'{path}: {meta["vocab_size"]:,} model ids; sequences of {cfg.block_size} tokens: '
           + ', '.join(f'{language["name"]} {language["sequences"]:,}' for language in meta['languages']))
+
+
+def language_ids(cfg, sequences):
+    """The language-ID array, uint8: the language of every training sequence, sequences being their number in each corpus.
+    The languages of one corpus, its clones, share them at random in exact proportion to their marginal probabilities."""
+    share, arrays = marginals(cfg.schedule), []
+    for number, (corpus, n) in enumerate(zip(cfg.corpora, sequences)):
+        ids = np.array([i for i, (_, c) in enumerate(cfg.languages) if c == corpus], np.uint8)
+        p = share[ids] if share[ids].any() else np.ones(len(ids))
+        bounds = np.rint(n * np.cumsum([0, *p]) / p.sum()).astype(int)
+        arrays.append(np.random.default_rng([cfg.data_seed, number]).permutation(np.repeat(ids, np.diff(bounds))))
+    return np.concatenate(arrays)
 
 
 def join_or_link(sources, target):
@@ -550,25 +564,26 @@ class Dataset:
     def __init__(self, cfg, verify='*'):
         self.path = DATA / cfg.dataset
         self.block_size = cfg.block_size
+        anew = 'make it anew with data_prep.py --overwrite'
         if not self.path.exists():
             raise UserError(f'{self.path} is missing: data_prep.py with the same settings makes it')
         try:
             self.meta = json.loads((self.path / 'meta.json').read_text())
             made_with = self.meta['settings']
         except (OSError, ValueError, KeyError):
-            raise UserError(f'{self.path} is not a dataset (its meta.json cannot be read): make it anew with data_prep.py --overwrite') from None
+            raise UserError(f'{self.path} is no dataset (its meta.json cannot be read); {anew}') from None
         if self.meta['format_version'] != FORMAT_VERSION:
-            raise UserError(f'{self.path} has format version {self.meta["format_version"]}, not {FORMAT_VERSION}: make it anew with data_prep.py --overwrite')
+            raise UserError(f'{self.path} has format version {self.meta["format_version"]}, not {FORMAT_VERSION}; {anew}')
         for key, wanted in data_settings(cfg).items():
             if made_with.get(key) != wanted:
                 raise UserError(f'{self.path} was made with {key} = {made_with.get(key)}, these settings say {wanted}: '
-                                'choose another --dataset name, or make it anew with data_prep.py --overwrite')
+                                f'choose another --dataset name, or {anew}')
         for name, file in self.meta['files'].items():
             size = (self.path / name).stat().st_size if (self.path / name).is_file() else 0
             if size != file['bytes']:
-                raise UserError(f'{self.path / name} has {size:,} bytes, not the {file["bytes"]:,} that meta.json says: make it anew with data_prep.py --overwrite')
+                raise UserError(f'{self.path / name} has {size:,} bytes, not the {file["bytes"]:,} that meta.json says; {anew}')
             if (verify == '*' or name in verify) and checksum(self.path / name) != file['sha256']:
-                raise UserError(f'{self.path / name} has changed since it was made (checksum): make it anew with data_prep.py --overwrite')
+                raise UserError(f'{self.path / name} has changed since it was made (its checksum differs); {anew}')
         self.names = [language['name'] for language in self.meta['languages']]
         self.corpus_of = [self.meta['corpora'][language['corpus']] for language in self.meta['languages']]
         self.vocab_map = np.load(self.path / 'vocab_map.npy', allow_pickle=False)

@@ -26,7 +26,6 @@ import math
 import os
 import subprocess
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +64,8 @@ def new_model(cfg, vocab_size):
     if cfg.model != 'gpt':
         raise UserError(f"model must be 'gpt', not {cfg.model!r}")
     if min(cfg.n_layer, cfg.n_embd, cfg.n_head) < 1 or (not cfg.head_dim and cfg.n_embd % cfg.n_head):
-        raise UserError(f'n_layer, n_embd and n_head must be positive, and n_embd ({cfg.n_embd}) a multiple of n_head ({cfg.n_head}) unless head_dim is set')
+        raise UserError(f'n_layer, n_embd and n_head must be positive, and n_embd ({cfg.n_embd}) a multiple of n_head ({cfg.n_head}) '
+                        'unless head_dim is set')
     torch.manual_seed(cfg.seed)
     return GPT(GPTConfig(cfg.block_size, vocab_size, cfg.n_layer, cfg.n_embd, cfg.n_head, cfg.head_dim))
 
@@ -104,14 +104,16 @@ def check_out_dir(cfg):
             raise UserError(f'{out_dir}/config.json is damaged: --overwrite starts the run again') from None
         for key, here in json.loads(json.dumps(vars(cfg))).items():
             if key not in FREE and there.get(key) != here:
-                raise UserError(f'{out_dir} holds a run with {key} = {there.get(key)}, not {here}: choose another --out_dir, or --overwrite that run')
+                raise UserError(f'{out_dir} holds a run with {key} = {there.get(key)}, not {here}: choose another --out_dir, '
+                                'or --overwrite that run')
     elif (out_dir / 'ckpt.pt').exists():
         raise UserError(f'{out_dir} holds a checkpoint without its config.json: choose another --out_dir, or --overwrite it')
     checkpoint = load_checkpoint(out_dir)
     if checkpoint and checkpoint['step'] == cfg.max_iters:
         sys.exit(print(f'{out_dir} holds this run, finished: nothing to do (--overwrite trains it again)'))
     if checkpoint and not cfg.resume:
-        raise UserError(f'{out_dir} holds this run up to step {checkpoint["step"]:,}: --resume goes on from there, --overwrite starts again')
+        raise UserError(f'{out_dir} holds this run up to step {checkpoint["step"]:,}: --resume goes on from there, '
+                        '--overwrite starts again')
     if cfg.resume and not checkpoint:
         raise UserError(f'--resume: there is no checkpoint in {out_dir}')
     return checkpoint
@@ -173,7 +175,7 @@ def main(cfg):
     batch_size = cfg.batch_size // world  # of this process
     micro_batch_size = cfg.micro_batch_size or batch_size
     if batch_size < 1 or cfg.batch_size % world or batch_size % micro_batch_size:
-        raise UserError(f'batch_size {cfg.batch_size} does not divide into {world} processes with micro-batches of {micro_batch_size} sequences')
+        raise UserError(f'batch_size {cfg.batch_size} does not divide into {world} processes with micro-batches of {micro_batch_size}')
     if min(cfg.max_iters, cfg.eval_interval, cfg.eval_iters, cfg.checkpoint_interval, cfg.log_interval) < 1:
         raise UserError('max_iters, eval_interval, eval_iters, checkpoint_interval and log_interval must be at least 1')
 
@@ -182,13 +184,14 @@ def main(cfg):
     wait_for_dataset(cfg, master)
     dataset = Dataset(cfg, verify='*' if master else ())
     sampler = Sampler(dataset.pools, cfg.schedule, cfg.batch_size, cfg.max_iters, cfg.seed)
-    if sum(map(len, dataset.pools)) < cfg.batch_size:
-        raise UserError(f'{dataset.path} has {sum(map(len, dataset.pools))} sequences of {cfg.block_size} tokens, fewer than one batch of {cfg.batch_size}')
-    for name, pool, language, epochs in zip(dataset.names, dataset.pools, range(len(dataset.pools)), sampler.epochs()):
+    if (n := sum(map(len, dataset.pools))) < cfg.batch_size:
+        raise UserError(f'{dataset.path} has {n} sequences of {cfg.block_size} tokens, fewer than one batch of {cfg.batch_size}')
+    for language, (name, pool, epochs) in enumerate(zip(dataset.names, dataset.pools, sampler.epochs())):
         if epochs and not len(pool):
             raise UserError(f'{dataset.path} has no sequence of {name}, which the schedule asks for: a larger corpus, or a larger share')
         if not len(dataset.test_windows(language, 1)):
-            raise UserError(f'{dataset.path} has less than {cfg.block_size + 1} test tokens of {name}: raise test_frac, or take a larger corpus')
+            raise UserError(f'{dataset.path} has less than {cfg.block_size + 1} test tokens of {name}: raise test_frac, '
+                            'or take a larger corpus')
         if epochs > 1:
             say(f'note: {name} has {len(pool) * cfg.block_size:,} tokens, which this run reads {epochs:.2f} times')
 
@@ -200,7 +203,7 @@ def main(cfg):
         try:
             raw_model.load_state_dict(checkpoint['model'])
         except RuntimeError:
-            raise UserError(f'the checkpoint in {cfg.out_dir} is of another model shape: it cannot be resumed with these settings') from None
+            raise UserError(f'the checkpoint in {cfg.out_dir} is of another model shape: it cannot be resumed') from None
         optimizer.load_state_dict(checkpoint['optimizer'])
         sampler.read[:] = checkpoint['sequences_read']
         start = checkpoint['step']
@@ -272,13 +275,15 @@ def main(cfg):
             now = time.time()
             speed = (done - logged_step) * cfg.batch_size * cfg.block_size / (now - logged)
             p = sampler.p(step).tolist()
-            log('log', step=done, loss=loss, lr=lr, p_language=p, tokens_seen=dict(zip(dataset.names, (sampler.read * cfg.block_size).tolist())))
+            tokens_seen = dict(zip(dataset.names, (sampler.read * cfg.block_size).tolist()))
+            log('log', step=done, loss=loss, lr=lr, p_language=p, tokens_seen=tokens_seen)
             log('speed', step=done, tokens_per_second=round(speed), seconds=round(now - begun, 2))
             mix = '/'.join(f'{100 * q:.3g}' for q in p)
             bar.set_postfix_str(f'loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}')
             if bar.disable:
                 left = (cfg.max_iters - done) * (now - begun) / (done - start)
-                say(f'step {done:,}/{cfg.max_iters:,}: loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}, {left / 60:.1f} min left', flush=True)
+                say(f'step {done:,}/{cfg.max_iters:,}: loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}, {left / 60:.1f} min left',
+                    flush=True)
             logged, logged_step = now, done
         if done % cfg.eval_interval == 0 or last:
             losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, rank, world)
@@ -287,7 +292,8 @@ def main(cfg):
                 bar.write(f'step {done:,}: evaluation loss ' + ', '.join(f'{name} {value:.3f}' for name, value in losses.items()))
             logged += time.time() - now if done == logged_step else 0  # the speed is that of training
         if (done % cfg.checkpoint_interval == 0 or last) and master:
-            state = {'step': done, 'sequences_read': sampler.read.tolist(), 'model': raw_model.state_dict(), 'optimizer': optimizer.state_dict()}
+            state = {'step': done, 'sequences_read': sampler.read.tolist(),
+                     'model': raw_model.state_dict(), 'optimizer': optimizer.state_dict()}
             write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path))
     bar.close()
     if ddp:

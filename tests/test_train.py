@@ -15,7 +15,6 @@ import torch
 from conftest import CLONES, ROOT, arguments, script, settings
 
 import train
-from config import UserError
 
 
 def log_of(out_dir):
