@@ -26,6 +26,7 @@ def load_run(out_dir, device='auto', dtype='float32'):
     """A trained run: its cfg, dataset, model (in evaluation mode), step, tokens_seen per language, device and autocast.
     Raises UserError where out_dir holds none."""
     import train  # and with it torch, which --help and teff from a table do without
+    from data_prep import Dataset
     out_dir = Path(out_dir)
     try:
         saved = json.loads((out_dir / 'config.json').read_text())
@@ -35,7 +36,7 @@ def load_run(out_dir, device='auto', dtype='float32'):
     checkpoint = train.load_checkpoint(out_dir)
     if not checkpoint:
         raise UserError(f'{out_dir} has no checkpoint yet: python train.py with its config makes one')
-    dataset = train.Dataset(cfg, verify=('test.bin', 'vocab_map.npy'))
+    dataset = Dataset(cfg, verify=('test.bin', 'vocab_map.npy'))
     device, autocast = train.choose_device(device, dtype)
     model = train.new_model(cfg, dataset.meta['vocab_size'])
     try:

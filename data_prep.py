@@ -636,10 +636,14 @@ class Sampler:
         draws = np.random.default_rng([self.seed, step]).random(self.batch_size) * cumulative[-1]
         return np.searchsorted(cumulative, draws, 'right')
 
-    def epochs(self):
+    def epochs_of_run(self):
         """How often the whole run reads each language's pool, (n_languages,)."""
         reads = sum(np.bincount(self.languages(step), minlength=len(self.pools)) for step in range(self.max_iters))
         return reads / np.maximum(1, [len(pool) for pool in self.pools])
+
+    def epochs_begun(self):
+        """How many epochs of each language have begun so far, (n_languages,)."""
+        return -(-self.read // np.maximum(1, [len(pool) for pool in self.pools]))
 
     def next(self, step):
         """The sequences and languages, (batch_size,) each, of a step; counts them as read."""

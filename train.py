@@ -92,8 +92,8 @@ def load_checkpoint(out_dir):
 
 
 def check_out_dir(cfg):
-    """What is in out_dir: the checkpoint to resume from, or None for a new run. Exits where the run is finished already.
-    Raises UserError where it holds another run, or where --resume finds nothing to resume."""
+    """The checkpoint of this very run in out_dir, finished or to be resumed; None for a new run. Raises UserError where
+    out_dir holds another run, where --resume finds nothing, or where there is something to resume but no --resume."""
     out_dir = Path(cfg.out_dir)
     if cfg.overwrite:
         return None
@@ -109,9 +109,7 @@ def check_out_dir(cfg):
     elif (out_dir / 'ckpt.pt').exists():
         raise UserError(f'{out_dir} holds a checkpoint without its config.json: choose another --out_dir, or --overwrite it')
     checkpoint = load_checkpoint(out_dir)
-    if checkpoint and checkpoint['step'] == cfg.max_iters:
-        sys.exit(print(f'{out_dir} holds this run, finished: nothing to do (--overwrite trains it again)'))
-    if checkpoint and not cfg.resume:
+    if checkpoint and not cfg.resume and checkpoint['step'] < cfg.max_iters:
         raise UserError(f'{out_dir} holds this run up to step {checkpoint["step"]:,}: --resume goes on from there, '
                         '--overwrite starts again')
     if cfg.resume and not checkpoint:
@@ -181,12 +179,14 @@ def main(cfg):
 
     # ---- output folder, data
     checkpoint = check_out_dir(cfg)
+    if checkpoint and checkpoint['step'] == cfg.max_iters:
+        return say(f'{cfg.out_dir} holds this run, finished: nothing to do (--overwrite trains it again)')
     wait_for_dataset(cfg, master)
     dataset = Dataset(cfg, verify='*' if master else ())
     sampler = Sampler(dataset.pools, cfg.schedule, cfg.batch_size, cfg.max_iters, cfg.seed)
     if (n := sum(map(len, dataset.pools))) < cfg.batch_size:
         raise UserError(f'{dataset.path} has {n} sequences of {cfg.block_size} tokens, fewer than one batch of {cfg.batch_size}')
-    for language, (name, pool, epochs) in enumerate(zip(dataset.names, dataset.pools, sampler.epochs())):
+    for language, (name, pool, epochs) in enumerate(zip(dataset.names, dataset.pools, sampler.epochs_of_run())):
         if epochs and not len(pool):
             raise UserError(f'{dataset.path} has no sequence of {name}, which the schedule asks for: a larger corpus, or a larger share')
         if not len(dataset.test_windows(language, 1)):
@@ -241,7 +241,7 @@ def main(cfg):
     mine = slice(rank * batch_size, (rank + 1) * batch_size)
     bar = tqdm(total=cfg.max_iters, initial=start, unit=' steps', disable=None if master else True)
     begun = logged = time.time()
-    logged_step = start
+    logged_step, epochs = start, sampler.epochs_begun()
     for step in range(start, cfg.max_iters):
         lr = learning_rate(step, cfg)
         for group in optimizer.param_groups:
@@ -249,6 +249,9 @@ def main(cfg):
         # the gradient of the batch, micro-batch by micro-batch; on a GPU this only queues work, so that the next batch is
         # read while this one is computed
         sequences, languages = sampler.next(step)
+        for language in np.flatnonzero(sampler.epochs_begun() > np.maximum(1, epochs)):
+            log('log', step=step + 1, language=dataset.names[language], epoch=int(sampler.epochs_begun()[language]))
+        epochs = sampler.epochs_begun()
         x, y = (torch.from_numpy(a) for a in dataset.batch(sequences[mine], languages[mine]))  # (batch_size, block_size) each
         if device.startswith('cuda'):
             x, y = x.pin_memory(), y.pin_memory()
@@ -285,16 +288,17 @@ def main(cfg):
                 say(f'step {done:,}/{cfg.max_iters:,}: loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}, {left / 60:.1f} min left',
                     flush=True)
             logged, logged_step = now, done
+        pause = time.time()
         if done % cfg.eval_interval == 0 or last:
             losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, rank, world)
             log('log', step=done, eval_loss=losses)
             if not last and master:
                 bar.write(f'step {done:,}: evaluation loss ' + ', '.join(f'{name} {value:.3f}' for name, value in losses.items()))
-            logged += time.time() - now if done == logged_step else 0  # the speed is that of training
         if (done % cfg.checkpoint_interval == 0 or last) and master:
             state = {'step': done, 'sequences_read': sampler.read.tolist(),
                      'model': raw_model.state_dict(), 'optimizer': optimizer.state_dict()}
             write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path))
+        logged += time.time() - pause  # the speed is that of training
     bar.close()
     if ddp:
         del model, micro_loss  # first: a DDP that outlives its gloo group joins the group's thread with the interpreter locked
@@ -306,5 +310,13 @@ def main(cfg):
     say(f'measure its perplexity: python analyze.py ppl {out_dir}')
 
 
+def main_within_memory():
+    try:
+        main(cfg)
+    except torch.OutOfMemoryError:
+        raise UserError(f'out of GPU memory: choose a --micro_batch_size below {cfg.micro_batch_size or cfg.batch_size} '
+                        '(the result stays the same)') from None
+
+
 if __name__ == '__main__':
-    config.run(lambda: main(cfg))
+    config.run(main_within_memory)

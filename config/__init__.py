@@ -66,10 +66,11 @@ def help_text():
 
 
 def run(main):
-    """What main() returns; a UserError becomes one line on stderr (of the first process) and exit status 1."""
+    """What main() returns. A UserError, or one of the system's (no space, no permission), becomes one line on stderr, of the
+    first process only, and exit status 1."""
     try:
         return main()
-    except UserError as e:
+    except (UserError, OSError) as e:
         sys.exit(1 if int(os.environ.get('RANK', 0)) else f'{Path(sys.argv[0]).name}: {e}')
     except KeyboardInterrupt:
         sys.exit(130)

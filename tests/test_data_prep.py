@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import lzma
+import math
 import shutil
 import sys
 import tarfile
@@ -369,7 +370,8 @@ def test_a_pool_is_used_up_before_its_next_epoch_begins():
         sequences, languages = run.next(step)
         for language in (0, 1):
             seen[language].extend(sequences[languages == language])
-    np.testing.assert_allclose(run.epochs(), [len(seen[0]) / 300, len(seen[1]) / 70])
+    np.testing.assert_allclose(run.epochs_of_run(), [len(seen[0]) / 300, len(seen[1]) / 70])
+    assert run.epochs_begun().tolist() == [math.ceil(len(seen[0]) / 300), math.ceil(len(seen[1]) / 70)]
     for language, pool in enumerate((300, 70)):
         epochs = [seen[language][i:i + pool] for i in range(0, len(seen[language]) - pool, pool)]
         assert len(epochs) > 20 and all(len(set(epoch)) == pool for epoch in epochs)

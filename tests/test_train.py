@@ -181,3 +181,9 @@ def test_a_language_that_will_be_read_more_than_once_is_announced_first(here, ca
     note, = [i for i, line in enumerate(out) if line.startswith('note: EN1')]
     assert note < first_step
     assert float(out[note].split(' reads ')[1].split()[0]) == pytest.approx(1.5, abs=0.1)
+    # and the log says at which step each epoch began
+    log = log_of('out/epochs')
+    for name in sizes:
+        seen = {record['step']: record['tokens_seen'][name] for record in log if 'loss' in record}
+        expected = [step for step in seen if seen[step] > sizes[name] * 32 >= seen.get(step - 1, 0)]
+        assert [record['step'] for record in log if record.get('language') == name] == expected
