@@ -305,10 +305,10 @@ def plot_teff(rows, laws, path):
     left.yaxis.set_minor_formatter('{x:g}')
     left.legend(fontsize='small', frameon=False)
     names = [f'{row["run"]}, {row["language"]}' for row in multi]
-    error = [[row['teff'] - row['teff_low'] for row in multi], [row['teff_high'] - row['teff'] for row in multi]]
-    right.barh(range(len(multi)), [row['teff'] for row in multi], xerr=np.nan_to_num(error) if multi else None, height=0.6,
-               color=[colours[row['run']] for row in multi], error_kw={'lw': 1, 'capsize': 3})
+    right.barh(range(len(multi)), [row['teff'] for row in multi], height=0.6, color=[colours[row['run']] for row in multi])
     for i, row in enumerate(multi):
+        if not math.isnan(row['teff_low']):
+            right.plot([row['teff_low'], row['teff_high']], [i, i], color='black', lw=1, marker='|', ms=6)
         label = f'{row["teff"]:.2f}' + '*' * (row['extrapolated'] == 'yes')
         right.text(0.02, i, label, va='center', color='white', fontweight='bold')
     right.axvline(1, color='black', lw=0.8, ls=':')

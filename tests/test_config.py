@@ -1,4 +1,6 @@
 """config: settings, their overrides, and what the shipped configs promise."""
+import ast
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,15 @@ def test_help_names_every_setting_with_its_default(program):
     for key, default in config.settings(config.DEFAULT).items():
         assert f'--{key} = ' in result.out
         assert repr(default) in result.out or str(default) in result.out or f'{default:.0e}'.replace('e-0', 'e-') in result.out
+
+
+def test_the_readmes_table_has_every_setting_with_its_default_and_remark():
+    readme = (ROOT / 'README.md').read_text().replace('\\|', '|')
+    remarks = re.findall(r'^(\w+) = .*?  +# (.*)$', config.DEFAULT.read_text(), re.M)
+    for key, default in config.settings(config.DEFAULT).items():
+        assert re.search(rf'^\| `{key}` \| `(.+?)` \|', readme, re.M), key
+        assert ast.literal_eval(re.search(rf'^\| `{key}` \| `(.+?)` \|', readme, re.M)[1]) == default, key
+    assert len(remarks) > 30 and all(f'` | {remark}' in readme for _, remark in remarks)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'config')))
