@@ -7,6 +7,7 @@ Measure trained runs.
 """
 import argparse
 import csv
+import hashlib
 import json
 import math
 import os
@@ -14,9 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from tqdm import tqdm
 
 import config
 from config import UserError
+from data_prep import Dataset, write_aside
 
 # -----------------------------------------------------------------------------
 # Runs
@@ -26,7 +29,6 @@ def load_run(out_dir, device='auto', dtype='float32'):
     """A trained run: its cfg, dataset, model (in evaluation mode), step, tokens_seen per language, device and autocast.
     Raises UserError where out_dir holds none."""
     import train  # and with it torch, which --help and teff from a table do without
-    from data_prep import Dataset
     out_dir = Path(out_dir)
     try:
         saved = json.loads((out_dir / 'config.json').read_text())
@@ -87,11 +89,6 @@ def sliding_window(run, ids, stride, batch_size, progress=None):
 
 def measure_ppl(out_dir, args):
     """Score the test text in each language of a run and write OUT_DIR/results.json; returns its content."""
-    import hashlib
-
-    from tqdm import tqdm
-
-    from train import write_aside
     run = load_run(out_dir, args.device, args.dtype)
     stride = args.stride or max(1, run.cfg.block_size // 4)
     if stride > run.cfg.block_size:
@@ -284,6 +281,7 @@ def plot_teff(rows, laws, path):
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
     multi = [row for row in rows if row['role'] == 'multi']
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, max(3.8, 0.36 * len(multi) + 1.5)), layout='constrained')
     for i, (key, law) in enumerate(laws.items()):
@@ -301,8 +299,10 @@ def plot_teff(rows, laws, path):
     for run, marker in markers.items():
         left.plot([], [], marker, color=colours[run], label=run)
     left.set(xscale='log', yscale='log', xlabel='training tokens in the language', ylabel='PPL')
-    left.yaxis.set_major_formatter('{x:g}')
-    left.yaxis.set_minor_formatter('{x:g}')
+    for axis, marks, style in ((left.xaxis, (1, 2, 5), EngFormatter(sep='')), (left.yaxis, (1, 1.5, 2, 3, 4, 5, 7), '{x:g}')):
+        axis.set_major_locator(LogLocator(subs=marks))
+        axis.set_major_formatter(style)
+        axis.set_minor_locator(NullLocator())
     left.legend(fontsize='small', frameon=False)
     names = [f'{row["run"]}, {row["language"]}' for row in multi]
     right.barh(range(len(multi)), [row['teff'] for row in multi], height=0.6, color=[colours[row['run']] for row in multi])
@@ -320,7 +320,6 @@ def plot_teff(rows, laws, path):
 
 
 def teff(args):
-    from train import write_aside
     if args.runs and args.out_dirs:
         raise UserError('teff takes the folders of runs or --runs, not both')
     rows = rows_of_csv(args.runs) if args.runs else rows_of_runs(args)

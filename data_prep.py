@@ -161,7 +161,7 @@ def hub_documents(source):
         for document, row in enumerate(load_dataset(name, split='train', streaming=True)):
             if (field or 'text') not in row:
                 raise UserError(f'{source}: no field {field or "text"!r}; the fields are {", ".join(row)}')
-            for piece in pieces_of(io.BytesIO(row[field or 'text'].encode('utf-8', 'ignore')), source):
+            for piece in pieces_of(io.BytesIO((row[field or 'text'] or '').encode('utf-8', 'ignore')), source):
                 yield document, piece
     except UserError:
         raise
@@ -295,8 +295,17 @@ def fingerprint(source, tokenizer):
     return [source, tokenizer, stats]
 
 
+def write_aside(path, write):
+    """write(temporary path), then rename it to path: there is the old file or the new one, never a half."""
+    aside = path.with_name(path.name + '.partial')
+    write(aside)
+    with open(aside, 'rb+') as f:
+        os.fsync(f.fileno())
+    os.replace(aside, path)
+
+
 @contextlib.contextmanager
-def written_aside(path):
+def folder_aside(path):
     """A folder to write in, which becomes path when it is whole; after an error nothing remains, and what a killed run has
     left is dropped."""
     aside = PARTIAL / path.name
@@ -321,7 +330,7 @@ def tokenise(corpus, source, cfg, tokens_needed):
         read = {int(path.name.rpartition('-')[2]) for path in folder.parent.glob(f'{name}-*')}
         folder = folder.with_name(f'{name}-{min([n for n in read if n >= tokens_needed], default=tokens_needed)}')
     if not folder.exists():
-        with written_aside(folder) as aside:
+        with folder_aside(folder) as aside:
             encode_corpus(aside, corpus, source, cfg, tokens_needed)
     return folder
 
@@ -494,7 +503,7 @@ def prepare(cfg):
         needed[corpus] = math.ceil(1.02 * part * cfg.max_iters * cfg.batch_size * cfg.block_size)
         folders[corpus] = tokenise(corpus, source, cfg, needed[corpus])
 
-    with written_aside(path) as aside:
+    with folder_aside(path) as aside:
         meta = {'format_version': FORMAT_VERSION, 'settings': data_settings(cfg), 'corpora': {}}
         position, pieces = {'train': 0, 'test': 0}, {}
         for corpus, folder in folders.items():

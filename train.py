@@ -35,7 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from config import UserError
-from data_prep import DATA, Dataset, Sampler, check_languages
+from data_prep import DATA, Dataset, Sampler, check_languages, write_aside
 from model import GPT, GPTConfig
 
 # settings that do not change what is learned: a run may be resumed, or found finished, with others
@@ -115,15 +115,6 @@ def check_out_dir(cfg):
     if cfg.resume and not checkpoint:
         raise UserError(f'--resume: there is no checkpoint in {out_dir}')
     return checkpoint
-
-
-def write_aside(path, write):
-    """write(temporary path), then rename it to path: there is the old file or the new one, never a half."""
-    aside = path.with_name(path.name + '.partial')
-    write(aside)
-    with open(aside, 'rb+') as f:
-        os.fsync(f.fileno())
-    os.replace(aside, path)
 
 
 def wait_for_dataset(cfg, master):
