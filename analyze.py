@@ -163,11 +163,13 @@ class ScalingLaw:
 
     def ppl(self, tokens):
         """The PPL of a monolingual model trained on so many tokens (MLPE)."""
-        return 1 / self.inverse_ppl(np.log(np.asarray(tokens) / self.unit), self.v)
+        inverse = self.inverse_ppl(np.log(np.asarray(tokens) / self.unit), self.v)
+        return 1 / np.where(inverse > 0, inverse, np.nan)  # so few tokens that the law says nothing
 
     def tokens(self, ppl):
         """The tokens that a monolingual model would need for a PPL (MLTE); infinite where the law never gets there."""
-        return self.unit * math.exp(self.log_x(ppl, self.v))
+        log_x = self.log_x(ppl, self.v)
+        return self.unit * math.exp(log_x) if log_x < 100 else math.inf
 
     def interval(self, ppl):
         """The factor by which tokens(ppl) may be off either way, at 95%, from the scatter of the monolingual runs about
@@ -177,7 +179,8 @@ class ScalingLaw:
         from scipy.stats import t
         steps = np.diag(1e-6 * np.abs(self.v))
         gradient = np.array([self.log_x(ppl, self.v + step) - self.log_x(ppl, self.v - step) for step in steps]) / (2 * steps.max(0))
-        return math.exp(t.ppf(0.975, self.n - 3) * math.sqrt(gradient @ self.covariance @ gradient))
+        with np.errstate(all='ignore'):  # infinite where the fit says nothing
+            return float(np.exp(t.ppf(0.975, self.n - 3) * np.sqrt(gradient @ self.covariance @ gradient)))
 
     def __str__(self):
         sign = '-' if self.a > 0 else '+'
@@ -248,9 +251,9 @@ def token_efficiency(rows):
     laws = {}
     for key in dict.fromkeys((row['model'], row['corpus']) for row in rows):
         mono = [row for row in rows if (row['model'], row['corpus']) == key and row['role'] == 'mono']
-        laws[key] = ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono], f'{key[0]} on {key[1]}') if mono else None
         if not mono:
             raise UserError(f'{key[0]} on {key[1]}: there is no monolingual run to fit its law to; three are needed')
+        laws[key] = ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono], f'{key[0]} on {key[1]}')
     for row in rows:
         law = laws[row['model'], row['corpus']]
         mlte = law.tokens(row['ppl'])
@@ -266,7 +269,8 @@ def token_efficiency(rows):
 
 def print_table(rows):
     header = ['run', 'language', 'tokens seen', 'PPL', 'MLPE', 'MLTE', 'TEff', '95% of the fit']
-    cells = [[row['run'], row['language'], f'{row["tokens"]:,.0f}', f'{row["ppl"]:.2f}', f'{row["mlpe"]:.2f}', f'{row["mlte"]:,.0f}',
+    cells = [[row['run'], row['language'], f'{row["tokens"]:,.0f}', f'{row["ppl"]:.2f}',
+              '' if math.isnan(row['mlpe']) else f'{row["mlpe"]:.2f}', f'{row["mlte"]:,.0f}',
               f'{row["teff"]:.2f}' + ('*' if row['extrapolated'] == 'yes' else ' '),
               '' if math.isnan(row['teff_low']) else f'{row["teff_low"]:.2f} to {row["teff_high"]:.2f}'] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells)]

@@ -201,6 +201,12 @@ def test_what_lies_outside_the_monolingual_runs_is_marked():
     assert [row['extrapolated'] for row in rows] == ['no', 'no', 'no', 'yes', 'yes', 'no']
 
 
+def test_so_few_tokens_that_the_law_says_nothing_have_no_mlpe_but_a_teff():
+    rows = table(PAPER + [('multi', 0.02 * 1.2e9, 48.4)])  # 1/PPL of the law is negative below 3% of the tokens
+    token_efficiency(rows)
+    assert math.isnan(rows[-1]['mlpe']) and rows[-1]['teff'] == pytest.approx(5)
+
+
 def test_every_corpus_and_size_has_its_own_law():
     rows = table(PAPER + [('multi', 0.6e9, 25.3)]) + table([(r, t, 2 * p) for r, t, p in PAPER] + [('multi', 0.6e9, 50.6)], corpus='fr')
     assert list(token_efficiency(rows)) == [('gpt', 'en'), ('gpt', 'fr')]
