@@ -4,13 +4,19 @@ Measure trained runs.
     python analyze.py ppl OUT_DIR...                       # perplexity per language -> OUT_DIR/results.json
     python analyze.py teff OUT_DIR...                      # token efficiency, and its figure; measures perplexity first
     python analyze.py teff --runs runs.csv --csv out.csv   # the same from a table of runs
+    python analyze.py alignment OUT_DIR                    # embeddings, hidden states, gradients -> OUT_DIR/alignment.json
+    python analyze.py alignment OUT_DIR --parallel a.en a.fr    # on aligned lines: two corpora need them
+    python analyze.py matching OUT_DIR --parallel a.en a.fr     # the token pairs of one line, and their picture
 """
 import argparse
 import csv
+import gzip
 import hashlib
+import itertools
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +25,7 @@ from tqdm import tqdm
 
 import config
 from config import UserError
-from data_prep import Dataset, write_aside
+from data_prep import Dataset, Sampler, load_tokenizer, write_aside
 
 # -----------------------------------------------------------------------------
 # Runs
@@ -346,28 +352,318 @@ def teff(args):
         print(f'figure: {os.path.relpath(plot)}')
 
 
+# -----------------------------------------------------------------------------
+# Parallel sequences (paper, section 3, Data)
+
+
+def language_pair(run, names):
+    """The numbers of two languages of a run, by name; by default its first two. Raises UserError where there are not two."""
+    known = run.dataset.names
+    names = names or known[:2]
+    for name in names:
+        if name not in known:
+            raise UserError(f'{run.out_dir} has no language {name!r}; it has {", ".join(known)}')
+    if len(set(names)) < 2:
+        raise UserError(f'{run.out_dir}: two different languages are needed to compare, not {" and ".join(names)}')
+    return tuple(known.index(name) for name in names)
+
+
+def read_lines(path):
+    """The lines of a text file, plain or .gz."""
+    try:
+        with (gzip.open if path.endswith('.gz') else open)(path, 'rt', encoding='utf-8') as f:
+            return f.read().splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
+        raise UserError(f'{path} cannot be read: {e}') from None
+
+
+def parallel_lines(run, pair, files):
+    """Aligned text -> the number of its lines, and an iterator over their model ids in both languages, int64 arrays (n,) and
+    (m,). Clones need one file, two corpora a file each. Raises UserError where the files do not fit."""
+    corpora = [run.cfg.languages[language][1] for language in pair]
+    if corpora[0] == corpora[1]:
+        files = [files[0], files[0]]  # the translation of a clone is exact
+    if len(files) < 2:
+        raise UserError('two corpora need two aligned files: --parallel a.en a.fr')
+    lines = [read_lines(path) for path in files]
+    if len(lines[0]) != len(lines[1]) or not lines[0]:
+        raise UserError(f'{files[0]} and {files[1]} have {len(lines[0])} and {len(lines[1])} lines: not aligned')
+    tokenizers = [load_tokenizer(run.dataset.path / run.dataset.corpus_of[language]['tokenizer']) for language in pair]
+
+    def model_ids(texts):
+        return [run.dataset.vocab_map[language, tokenizer.encode(text)].astype(np.int64)
+                for language, tokenizer, text in zip(pair, tokenizers, texts)]
+    return len(lines[0]), map(model_ids, zip(*lines))
+
+
+def joined_lines(lines, longest):
+    """Join consecutive pairs of lines while both sides have at most `longest` tokens; yields pairs of ids, (S,) and (T,).
+    Lines beyond that are skipped, and so are sequences with a side below a quarter of it: 128 to 512 tokens in the paper."""
+    sides = ([], [])
+
+    def whole():
+        return min(sum(map(len, side)) for side in sides) >= max(2, longest // 4)
+
+    for line in lines:
+        if max(map(len, line)) > longest:
+            continue
+        if any(sum(map(len, side)) + len(ids) > longest for side, ids in zip(sides, line)):
+            if whole():
+                yield tuple(map(np.concatenate, sides))
+            sides = ([], [])
+        for side, ids in zip(sides, line):
+            side.append(ids)
+    if whole():
+        yield tuple(map(np.concatenate, sides))
+
+
+def parallel_sequences(run, pair, files, n):
+    """Up to n pairs of parallel sequences, model ids int64 (S,) and (T,); without files, of the test text for clones."""
+    if files:
+        return list(itertools.islice(joined_lines(parallel_lines(run, pair, files)[1], run.cfg.block_size), n))
+    if len({run.cfg.languages[language][1] for language in pair}) > 1:
+        raise UserError('languages of two corpora need parallel text: --parallel a.en a.fr')
+    starts = run.dataset.test_windows(pair[0], n)
+    sides = [run.dataset.windows('test', starts, np.full(len(starts), language))[0] for language in pair]
+    return list(zip(*sides))
+
+
+# -----------------------------------------------------------------------------
+# alignment: embeddings, hidden states, gradients (paper, sections 4.2 and 5.2, appendices C, F, G)
+
+
+def unit_rows(x):
+    """Rows (..., C) scaled to length one."""
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def embedding_similarity(table, rows, frequency):
+    """Cosine of equivalent subwords in an embedding table (vocabulary, C), for clones (appendix C).
+
+    rows: model ids (2, V) of the subwords in both languages, frequency: (V,) of the rarer version in training. Subwords that
+    the clones share (anchors) are left out. Returns the mean; the mean over all pairs of different languages, the control for
+    anisotropy, exact without V x V products; and the mean by frequency in powers of ten."""
+    apart = rows[0] != rows[1]
+    a, b = (unit_rows(table[row[apart]].double()) for row in rows)
+    cosine = (a * b).sum(-1).cpu().numpy()
+    if not len(cosine):
+        raise UserError('the clones share their whole vocabulary: there are no two embeddings of a subword to compare')
+    edges = np.array([0, *10 ** np.arange(19)])  # 0, 1, 10, 100, ...: the first bin never occurred
+    bin_of = np.searchsorted(edges, frequency[apart], 'right') - 1
+    bins = [{'from': int(edges[i]), 'below': int(edges[i + 1]), 'subwords': int((bin_of == i).sum()),
+             'mean': float(cosine[bin_of == i].mean())} for i in np.unique(bin_of)]
+    all_pairs = float(a.sum(0) @ b.sum(0) / len(a) ** 2)
+    return {'mean': float(cosine.mean()), 'all_pairs': all_pairs, 'subwords': len(a), 'by_frequency': bins}
+
+
+def training_frequency(run, language):
+    """How often training read each base id in a language, (V,)."""
+    dataset, V = run.dataset, run.dataset.corpus_of[language]['vocab_size']
+    sampler = Sampler(dataset.pools, run.cfg.schedule, run.cfg.batch_size, run.cfg.max_iters, run.cfg.seed)
+    left, counts, epoch = run.tokens_seen[dataset.names[language]] // dataset.block_size, np.zeros(V, np.int64), 0
+    while left:
+        sequences = sampler.order(language, epoch)[:left]
+        for part in np.array_split(sequences, len(sequences) // 4096 + 1):
+            starts = dataset.origin[language] + part * dataset.block_size
+            counts += np.bincount(dataset.tokens['train'][starts[:, None] + np.arange(dataset.block_size)].ravel(), minlength=V)
+        left, epoch = left - len(sequences), epoch + 1
+    return counts
+
+
+def hidden_states(run, ids):
+    """Every block's output for one sequence of model ids (S,), before the final norm, scaled to length one: (n_layer, S, C)."""
+    import torch
+    hidden = []
+    with torch.no_grad(), run.autocast():
+        run.model.features(torch.from_numpy(ids)[None].to(run.device), hidden)
+    return unit_rows(torch.cat(hidden).float())
+
+
+def match(cosine):
+    """The maximum-weight full matching of the tokens of two sequences (appendix G), by cosine (S, T) averaged over layers:
+    two index arrays (min(S, T),). The assignment solver of scipy; networkx would build a graph of S x T edges first."""
+    from scipy.optimize import linear_sum_assignment
+    return linear_sum_assignment(cosine, maximize=True)
+
+
+def hidden_similarity(run, sequences, clones):
+    """Cosine of corresponding tokens' hidden states per layer, mean over a sequence, then over sequences, (n_layer,) each:
+    'matching' by the maximum-weight matching, and for clones 'position' by position."""
+    sums = {}
+    for a, b in tqdm(sequences, 'hidden states', leave=False, disable=None):
+        a, b = hidden_states(run, a), hidden_states(run, b)
+        cosine = a @ b.mT  # (n_layer, S, T)
+        rows, columns = match(cosine.mean(0).cpu().numpy())
+        of_sequence = {'matching': cosine[:, rows, columns].mean(1)}
+        if clones:
+            of_sequence['position'] = (a * b).sum(-1).mean(1)
+        for kind, value in of_sequence.items():
+            sums[kind] = sums.get(kind, 0) + value.double().cpu().numpy()
+    return {kind: (value / len(sequences)).tolist() for kind, value in sums.items()}
+
+
+def gradients(run, ids):
+    """Gradient of the mean loss over one sequence of model ids (S,), by parameter name, flat; the fused query, key and value
+    apart."""
+    import torch
+    run.model.zero_grad()
+    ids = torch.from_numpy(ids)[None].to(run.device)
+    with run.autocast():
+        run.model(ids[:, :-1], ids[:, 1:]).backward()
+    grads = {}
+    for name, p in run.model.named_parameters():
+        if 'c_attn' in name:
+            grads |= {name.replace('c_attn', f'c_attn.{part}'): g.flatten() for part, g in zip('qkv', p.grad.chunk(3))}
+        else:
+            grads[name] = p.grad.flatten()
+    return {name: g.clone() for name, g in grads.items()}
+
+
+def gradient_similarity(run, sequences):
+    """Cosine between the gradients of a sequence and of its parallel, per parameter, mean over sequences (appendix F).
+
+    Returns {'blocks': {parameter type: [per layer]}, 'others': {parameter: cosine}, 'macro_average': over types and layers}.
+    The bias of the keys counts for nothing: softmax does not see it, its gradient is rounding."""
+    import torch
+    sums = {}
+    for a, b in tqdm(sequences, 'gradients', leave=False, disable=None):
+        a, b = gradients(run, a), gradients(run, b)
+        for name in a:
+            sums[name] = sums.get(name, 0.0) + torch.nn.functional.cosine_similarity(a[name].double(), b[name].double(), dim=0).item()
+    run.model.zero_grad()
+    blocks, others = {}, {}
+    for name, value in sums.items():
+        if name.startswith('h.'):
+            blocks.setdefault(name.split('.', 2)[2], []).append(value / len(sequences))
+        else:
+            others[name] = value / len(sequences)
+    blocks.pop('attn.c_attn.k.bias', None)
+    return {'blocks': blocks, 'others': others, 'macro_average': float(np.mean(list(blocks.values())))}
+
+
+def alignment(args):
+    """Measure how alike a run's two languages are inside the model; writes OUT_DIR/alignment.json."""
+    run = load_run(args.out_dir, args.device, args.dtype)
+    pair = language_pair(run, args.languages)
+    names, clones = [run.dataset.names[i] for i in pair], run.cfg.languages[pair[0]][1] == run.cfg.languages[pair[1]][1]
+    sequences = parallel_sequences(run, pair, args.parallel, args.sequences)
+    if not sequences:
+        raise UserError(f'the parallel text gives no sequence of {run.cfg.block_size // 4} to {run.cfg.block_size} tokens')
+    if len(sequences) < args.sequences:
+        print(f'note: the parallel text gives {len(sequences)} sequences, fewer than the {args.sequences} asked for')
+    results = {'run': str(run.out_dir), 'languages': names, 'sequences': len(sequences)}
+    if clones:
+        V = run.dataset.corpus_of[pair[0]]['vocab_size']
+        rarer = np.minimum(*(training_frequency(run, language) for language in pair))
+        rows = run.dataset.vocab_map[list(pair), :V].astype(np.int64)
+        tables = {'input': run.model.wte.weight.detach(), 'output': run.model.lm_head.weight.detach()}
+        results['embeddings'] = {name: embedding_similarity(table, rows, rarer) for name, table in tables.items()}
+        for name, found in results['embeddings'].items():
+            bins = ', '.join(f'{b["from"]:,}+: {b["mean"]:.3f}' for b in found['by_frequency'])
+            print(f'{name} embeddings: {found["mean"]:.3f}, all pairs {found["all_pairs"]:.3f}; by frequency {bins}')
+    results['hidden_states'] = hidden_similarity(run, sequences, clones)
+    for kind, layers in results['hidden_states'].items():
+        print(f'hidden states by {kind}, layers 1 to {len(layers)}: ' + ' '.join(f'{value:.2f}' for value in layers))
+    results['gradients'] = found = gradient_similarity(run, sequences)
+    print(f'gradients: macro-average {found["macro_average"]:.3f}; ' + ', '.join(f'{k} {v:.3f}' for k, v in found['others'].items()))
+    path = Path(args.out_dir) / 'alignment.json'
+    write_aside(path, lambda p: p.write_text(json.dumps(results, indent=1) + '\n'))
+    print(f'{" and ".join(names)}, {len(sequences)} parallel sequences: {path}')
+
+
+# -----------------------------------------------------------------------------
+# matching: the token pairs of one sentence (paper, appendix G, figure 14)
+
+
+def matching(args):
+    """Match the tokens of the sequence that holds line args.line, print the pairs of that line and draw them."""
+    run = load_run(args.out_dir, args.device, args.dtype)
+    pair = language_pair(run, args.languages)
+    n, lines = parallel_lines(run, pair, args.parallel)
+    if not 1 <= args.line <= n:
+        raise UserError(f'--line {args.line}: the parallel text has lines 1 to {n}')
+    lines = list(itertools.islice(lines, args.line - 1, args.line - 1 + run.cfg.block_size))
+    if not 0 < min(map(len, lines[0])) <= max(map(len, lines[0])) <= run.cfg.block_size:
+        raise UserError(f'line {args.line} has {len(lines[0][0])} and {len(lines[0][1])} tokens, not 1 to {run.cfg.block_size}')
+    ids = next(joined_lines(lines, run.cfg.block_size), lines[0])  # the sequence that begins with this line
+    shown = [len(side) for side in lines[0]]
+    a, b = (hidden_states(run, side) for side in ids)
+    cosine = (a @ b.mT).mean(0).cpu().numpy()
+    pairs = [(int(i), int(j)) for i, j in zip(*match(cosine)) if i < shown[0] or j < shown[1]]
+    texts = []
+    for language, side in zip(pair, ids):
+        corpus = run.dataset.corpus_of[language]
+        pieces = load_tokenizer(run.dataset.path / corpus['tokenizer']).pieces
+        base = {int(model_id): i for i, model_id in enumerate(run.dataset.vocab_map[language]) if model_id >= 0}
+        texts.append([pieces[base[int(i)]] for i in side])
+    for i, j in pairs:
+        print(f'{texts[0][i] if i < shown[0] else "..."}\t{texts[1][j] if j < shown[1] else "..."}\t{cosine[i, j]:.3f}')
+    plot = args.plot or Path(args.out_dir) / f'matching_line_{args.line}.png'
+    plot_matching([text[:n] for text, n in zip(texts, shown)], pairs, [run.dataset.names[i] for i in pair], plot)
+    print(f'figure: {os.path.relpath(plot)}')
+
+
+def plot_matching(texts, pairs, names, path):
+    """Two rows of tokens with lines between matched ones; a match beyond the row's end points at '...'."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    rows = [[*text, '...'] for text in texts]
+    places = []  # the middle of every token; a character is 0.11 inch wide
+    for row in rows:
+        widths = np.array([0.11 * len(token) + 0.22 for token in row])
+        places.append(np.cumsum(widths) - widths / 2)
+    figure, axes = plt.subplots(figsize=(max(p[-1] for p in places) + 1.6, 2.4), layout='constrained')
+    for y, (row, x, name) in enumerate(zip(rows, places, names)):
+        axes.text(-0.3, 1 - y, name, ha='right', va='center', fontweight='bold')
+        for token, at in zip(row, x):
+            axes.text(at, 1 - y, token, ha='center', va='center', family='monospace', fontsize=9)
+    for i, j in pairs:
+        ends = [min(k, len(row) - 1) for k, row in zip((i, j), rows)]
+        colour, style = ('C0', '-') if i < len(texts[0]) and j < len(texts[1]) else ('grey', ':')
+        axes.plot([places[0][ends[0]], places[1][ends[1]]], [0.86, 0.14], color=colour, lw=0.9, ls=style)
+    axes.set(xlim=(-1.2, max(p[-1] for p in places) + 0.3), ylim=(-0.25, 1.25))
+    axes.axis('off')
+    figure.savefig(path, dpi=150, format=Path(path).suffix[1:] or 'png')
+    plt.close(figure)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, text in (('ppl', 'perplexity per language, by sliding window'), ('teff', 'token efficiency')):
-        command = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
-        command.add_argument('--stride', type=int, default=0, help='tokens scored per window; 0: a quarter of block_size, 128 of 512')
-        command.add_argument('--batch_size', type=int, default=32, help='windows at a time')
+    formats = {'formatter_class': argparse.ArgumentDefaultsHelpFormatter}
+    for name, text in (('ppl', 'perplexity per language, by sliding window'), ('teff', 'token efficiency'),
+                       ('alignment', 'how alike two languages are inside: embeddings, hidden states, gradients'),
+                       ('matching', 'the matched tokens of one pair of parallel lines, and their picture')):
+        command = commands.add_parser(name, help=text, description=text, **formats)
+        if name in ('ppl', 'teff'):
+            command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
+            command.add_argument('--stride', type=int, default=0, help='tokens scored per window; 0: a quarter of block_size, 128 of 512')
+            command.add_argument('--batch_size', type=int, default=32, help='windows at a time')
+        else:
+            command.add_argument('out_dir', metavar='OUT_DIR', help='folder of a trained run')
+            command.add_argument('--languages', nargs=2, metavar='NAME', help='the two to compare; default: the first two of the run')
+            command.add_argument('--parallel', nargs='+', metavar='FILE', required=name == 'matching',
+                                 help='aligned text, a line a sentence, plain or .gz, a file per language (clones: one)')
         command.add_argument('--device', default='auto', help='cuda, mps, cpu; auto: the first that is there')
         command.add_argument('--dtype', default='float32', help='float32, bfloat16, or auto')
         if name == 'teff':
             command.add_argument('--runs', metavar='CSV', help=f'a table of runs instead of folders: {",".join(COLUMNS)}')
             command.add_argument('--csv', help='write the table here')
             command.add_argument('--plot', help='write the figure here (.png, .pdf, .svg); for folders default: teff.png beside them')
+        if name == 'alignment':
+            command.add_argument('--sequences', type=int, default=500, help='parallel sequences to average over')
+        if name == 'matching':
+            command.add_argument('--line', type=int, default=1, help='line of the parallel text to show')
+            command.add_argument('--plot', help='write the picture here; default: matching_line_N.png in OUT_DIR')
     args = parser.parse_args()
-    if args.batch_size < 1 or args.stride < 0:
-        raise UserError('--batch_size must be at least 1, --stride at least 0')
+    if min(getattr(args, 'batch_size', 1), getattr(args, 'sequences', 1)) < 1 or getattr(args, 'stride', 0) < 0:
+        raise UserError('--batch_size and --sequences must be at least 1, --stride at least 0')
     if args.command == 'ppl':
         for out_dir in run_folders(args.out_dirs):
             measure_ppl(out_dir, args)
     else:
-        teff(args)
+        {'teff': teff, 'alignment': alignment, 'matching': matching}[args.command](args)
 
 
 if __name__ == '__main__':

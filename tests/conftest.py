@@ -63,3 +63,24 @@ def alone(workplace, tmp_path, monkeypatch):
     (tmp_path / 'text').symlink_to(workplace / 'text')
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope='session')
+def runs(workplace):
+    """Three monolingual runs and a cloned one, as a user makes them."""
+    folder = workplace / 'four'
+    folder.mkdir()
+    (folder / 'text').symlink_to(workplace / 'text')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, changes in (('mono_20', {'max_iters': 40}), ('mono_50', {'max_iters': 100}), ('mono_100', {'max_iters': 200}),
+                              ('cloned', CLONES | {'max_iters': 200})):
+            result = script('train.py', *arguments(**changes, log_interval=100, out_dir=f'out/{name}'))
+            assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture
+def in_runs(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    return runs

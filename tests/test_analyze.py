@@ -1,11 +1,14 @@
-"""analyze.py: perplexity by sliding window, scaling laws and token efficiency."""
+"""analyze.py: perplexity by sliding window, scaling laws and token efficiency, alignment and matching: closed forms, brute
+force, and second solvers."""
 import csv
+import gzip
 import json
 import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,17 @@ from torch.nn import functional as F
 
 import analyze
 import train
-from analyze import ScalingLaw, sliding_window, token_efficiency
+from analyze import (
+    ScalingLaw,
+    embedding_similarity,
+    gradient_similarity,
+    gradients,
+    hidden_similarity,
+    joined_lines,
+    match,
+    sliding_window,
+    token_efficiency,
+)
 from config import UserError
 from model import GPT, GPTConfig
 
@@ -54,27 +67,6 @@ def test_sliding_window_is_scoring_one_token_at_a_time(n, stride):
 
 def test_a_text_no_longer_than_the_first_context_scores_nothing():
     assert sliding_window(untrained(), np.arange(13), 4, 8) == (0.0, 0)
-
-
-@pytest.fixture(scope='module')
-def runs(workplace):
-    """Three monolingual runs and a cloned one, as a user makes them."""
-    folder = workplace / 'four'
-    folder.mkdir()
-    (folder / 'text').symlink_to(workplace / 'text')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name, changes in (('mono_20', {'max_iters': 40}), ('mono_50', {'max_iters': 100}), ('mono_100', {'max_iters': 200}),
-                              ('cloned', CLONES | {'max_iters': 200})):
-            result = script('train.py', *arguments(**changes, log_interval=100, out_dir=f'out/{name}'))
-            assert result.status == 0, result.err
-    return folder
-
-
-@pytest.fixture
-def in_runs(runs, monkeypatch):
-    monkeypatch.chdir(runs)
-    return runs
 
 
 def test_ppl_of_a_uniform_model_is_its_vocabulary_in_every_language(in_runs):
@@ -238,3 +230,169 @@ def test_settings_of_a_run_survive_new_settings_in_default(in_runs):
     shutil.copytree('out/mono_20', 'older', dirs_exist_ok=True)
     Path('older/config.json').write_text(json.dumps(saved))
     assert analyze.load_run('older', 'cpu').cfg.num_workers == settings().num_workers - 2
+
+
+# ---- alignment and matching
+
+V = 30
+
+
+def cloned_model(n_layer=3):
+    """An untrained model over two clones of V pieces, as load_run gives it."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=20, vocab_size=2 * V, n_layer=n_layer, n_embd=24, n_head=2))
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return SimpleNamespace(model=model, device='cpu', autocast=train.choose_device('cpu', 'float32')[1])
+
+
+def sequences(n=4):
+    rng = np.random.default_rng(0)
+    return [(ids, ids + V) for ids in (rng.integers(V, size=15) for _ in range(n))]
+
+
+def equal_rows(run):
+    for table in (run.model.wte, run.model.lm_head):
+        table.weight.data[V:] = table.weight.data[:V]
+    return run
+
+
+def test_equal_embedding_rows_make_hidden_states_and_gradients_equal_at_every_layer():
+    run = equal_rows(cloned_model())
+    found = hidden_similarity(run, sequences(), clones=True)
+    assert found['position'] == pytest.approx([1] * 3, abs=1e-6) and found['matching'] == pytest.approx([1] * 3, abs=1e-6)
+    found = gradient_similarity(run, sequences())
+    assert np.array(list(found['blocks'].values())) == pytest.approx(1, abs=1e-5) and found['macro_average'] == pytest.approx(1, abs=1e-5)
+    assert all(len(layers) == 3 for layers in found['blocks'].values())
+    assert found['others']['wpe.weight'] == pytest.approx(1, abs=1e-5)
+    assert found['others']['wte.weight'] == 0  # different rows of the table
+
+
+def test_orthogonal_embedding_rows_have_similarity_0():
+    run = cloned_model(n_layer=2)
+    for p in run.model.parameters():
+        p.data.zero_()  # the blocks pass the embeddings on
+    run.model.wte.weight.data[:V, :12] = torch.randn(V, 12)
+    run.model.wte.weight.data[V:, 12:] = torch.randn(V, 12)
+    assert hidden_similarity(run, sequences(), clones=True)['position'] == pytest.approx([0, 0], abs=1e-7)
+    found = embedding_similarity(run.model.wte.weight.data, np.arange(2 * V).reshape(2, V), np.ones(V))
+    assert (found['mean'], found['all_pairs']) == pytest.approx((0, 0), abs=1e-12)
+
+
+def test_gradient_of_a_sequence_with_itself_has_similarity_1():
+    run = cloned_model()
+    found = gradient_similarity(run, [(a, a) for a, _ in sequences()])
+    assert found['macro_average'] == pytest.approx(1) and all(v == pytest.approx(1) for v in found['others'].values())
+
+
+def test_gradients_are_of_the_whole_sequence_with_query_key_and_value_apart():
+    run, (ids, _) = cloned_model(), sequences()[0]
+    found = gradients(run, ids)
+    logits = run.model(torch.from_numpy(ids)[None, :-1])[0]
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids)[1:])
+    fused, = torch.autograd.grad(loss, run.model.h[1].attn.c_attn.weight)
+    whole = torch.cat([found[f'h.1.attn.c_attn.{part}.weight'] for part in 'qkv'])
+    torch.testing.assert_close(whole, fused.flatten(), atol=1e-6, rtol=1e-4)
+    assert len(found) == len(list(run.model.parameters())) + 2 * 2 * 3  # 2 more for each weight and bias of 3 layers
+
+
+def test_embedding_similarity_is_brute_force_on_a_small_table():
+    rng = np.random.default_rng(0)
+    table, rows = torch.from_numpy(rng.normal(size=(50, 7))), np.stack([np.arange(25), np.arange(25, 50)])
+    rows[1, :5] = rows[0, :5]  # anchors: one row for both
+    frequency = np.array([0, 1, 9, 10, 99, 0, 0, 1, 9, 10, 99, 100, 999, 1000, 1000] + [5] * 10)
+    found = embedding_similarity(table, rows, frequency)
+    cosine = lambda i, j: float(table[i] @ table[j] / table[i].norm() / table[j].norm())
+    assert found['subwords'] == 20
+    assert found['mean'] == pytest.approx(np.mean([cosine(i, j) for i, j in rows.T[5:]]))
+    assert found['all_pairs'] == pytest.approx(np.mean([cosine(i, j) for i in rows[0, 5:] for j in rows[1, 5:]]))
+    assert [(b['from'], b['below'], b['subwords']) for b in found['by_frequency']] == [
+        (0, 1, 2), (1, 10, 2 + 10), (10, 100, 2), (100, 1000, 2), (1000, 10000, 2)]
+    assert found['by_frequency'][0]['mean'] == pytest.approx(np.mean([cosine(i, j) for i, j in rows.T[5:7]]))
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (6, 6), (4, 9), (9, 4), (1, 5)])
+@pytest.mark.parametrize('tied', [False, True])
+def test_matching_weighs_as_much_as_networkxs(shape, tied):
+    rng = np.random.default_rng(sum(shape))
+    cosine = rng.integers(3, size=shape) / 2 if tied else rng.normal(size=shape)
+    rows, columns = match(cosine)
+    graph = networkx.Graph()
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            graph.add_edge(('row', i), ('column', j), weight=-cosine[i, j])
+    best = networkx.bipartite.minimum_weight_full_matching(graph, [('row', i) for i in range(shape[0])], 'weight')
+    weight = sum(cosine[i, best['row', i][1]] for i in range(shape[0]) if ('row', i) in best)
+    assert len(set(rows)) == len(set(columns)) == len(rows) == min(shape)
+    assert cosine[rows, columns].sum() == pytest.approx(weight)
+
+
+def test_lines_are_joined_up_to_the_longest_and_short_ends_dropped():
+    ids = lambda n, m: (np.full(n, n), np.full(m, m))
+    lines = [ids(5, 4), ids(3, 5), ids(9, 20), ids(4, 2), ids(1, 1)]  # the third fits no sequence of 10
+    assert [tuple(map(len, pair)) for pair in joined_lines(lines, 10)] == [(8, 9), (5, 3)]
+    assert [tuple(map(len, pair)) for pair in joined_lines([*lines, ids(10, 10), ids(1, 1)], 10)] == [(8, 9), (5, 3), (10, 10)]
+
+
+def test_training_frequency_counts_what_the_run_has_read(in_runs):
+    run = analyze.load_run('out/cloned', 'cpu')
+    sampler = train.Sampler(run.dataset.pools, run.cfg.schedule, 8, 200, run.cfg.seed)
+    expected = np.zeros((2, 400), int)
+    for step in range(200):
+        s, languages = sampler.next(step)
+        x, _ = run.dataset.batch(s, languages)
+        for row, language in zip(x, languages):
+            np.add.at(expected[language], row - 400 * language, 1)
+    for language in (0, 1):
+        assert (analyze.training_frequency(run, language) == expected[language]).all()
+
+
+def test_alignment_of_clones_on_test_text_and_on_given_lines(in_runs, documents):
+    lines = [line for text in documents[:5] for line in text.splitlines() if line.strip()]
+    with gzip.open('lines.gz', 'wt', encoding='utf-8') as f:
+        f.write('\n'.join(lines))
+    for extra in ([], ['--parallel', 'lines.gz'], ['--languages', 'EN2', 'EN1']):
+        result = script('analyze.py', 'alignment', 'out/cloned', '--sequences=6', '--device=cpu', *extra)
+        assert result.status == 0, result.err
+    found = json.loads(Path('out/cloned/alignment.json').read_text())
+    assert found['languages'] == ['EN2', 'EN1'] and found['sequences'] == 6
+    assert set(found['embeddings']) == {'input', 'output'} and len(found['hidden_states']['position']) == 2
+    for position, matched in zip(*found['hidden_states'].values()):
+        assert -1 <= position <= 1 and -1 <= matched <= 1
+
+
+def test_alignment_and_matching_of_two_corpora(in_runs, documents):
+    Path('upper').mkdir(exist_ok=True)
+    for i, text in enumerate(documents[:8]):
+        (Path('upper') / f'{i}.txt').write_text(text.upper())
+    two = dict(dataset='two', corpora={'en': 'text/*.txt', 'up': 'upper/*.txt'}, languages=[('EN', 'en'), ('UP', 'up')],
+               schedule=[(0.0, (0.5, 0.5))], vocab='anchored', max_iters=20, out_dir='out_two', vocab_size=350)
+    assert script('train.py', *arguments(**two)).status == 0
+    lines = [line for line in documents[3].splitlines() if line.strip()]
+    Path('a.en').write_text('\n'.join(lines))
+    Path('a.up').write_text('\n'.join(lines).upper())
+    result = script('analyze.py', 'alignment', 'out_two', '--sequences=5', '--parallel', 'a.en', 'a.up')
+    assert result.status == 0, result.err
+    assert set(json.loads(Path('out_two/alignment.json').read_text())['hidden_states']) == {'matching'}
+    result = script('analyze.py', 'matching', 'out_two', '--parallel', 'a.en', 'a.up', '--line', '2')
+    assert result.status == 0, result.err
+    assert Path('out_two/matching_line_2.png').read_bytes().startswith(b'\x89PNG') and result.out.count('\t') >= 4
+    for files, says in (([], 'need parallel text'), (['a.en'], 'a file each|two aligned files'), (['a.en', 'text/00.txt'], 'not aligned')):
+        result = script('analyze.py', 'alignment', 'out_two', *(['--parallel', *files] if files else []))
+        assert result.status == 1 and any(word in result.err for word in says.split('|')) and len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize('command, says', [
+    (['alignment', 'out/mono_20'], 'two different languages'), (['alignment', 'out/cloned', '--languages', 'EN1', 'FR'], "no language 'FR'"),
+    (['alignment', 'out/cloned', '--parallel', 'none.txt'], 'none.txt cannot be read'), (['alignment', 'out/cloned', '--sequences=0'], 'at least 1'),
+    (['matching', 'out/cloned', '--parallel', 'text/00.txt', '--line=0'], 'has lines 1 to')])
+def test_alignment_and_matching_refuse_in_one_line(command, says, in_runs):
+    result = script('analyze.py', *command)
+    assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1, result.err
+
+
+def test_clones_with_one_vocabulary_have_no_embeddings_to_compare(in_runs):
+    shutil.rmtree('out_shared', ignore_errors=True)
+    assert script('train.py', *arguments(**CLONES | {'dataset': 'shared', 'anchor_frac': 1.0, 'max_iters': 3, 'out_dir': 'out_shared'})).status == 0
+    result = script('analyze.py', 'alignment', 'out_shared', '--sequences=2')
+    assert result.status == 1 and 'share their whole vocabulary' in result.err
