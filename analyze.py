@@ -326,7 +326,12 @@ def plot_teff(rows, laws, path):
     right.invert_yaxis()
     for axes in (left, right):
         axes.spines[['top', 'right']].set_visible(False)
-    figure.savefig(path, dpi=150, format=Path(path).suffix[1:] or 'png')
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    write_aside(Path(path), lambda aside: figure.savefig(aside, dpi=150, format=Path(path).suffix[1:]))
+    print(f'figure: {os.path.relpath(path)}')
 
 
 def teff(args):
@@ -349,7 +354,6 @@ def teff(args):
         plot = Path(os.path.commonpath([os.path.dirname(os.path.abspath(d)) for d in run_folders(args.out_dirs)])) / 'teff.png'
     if plot:
         plot_teff(rows, laws, plot)
-        print(f'figure: {os.path.relpath(plot)}')
 
 
 # -----------------------------------------------------------------------------
@@ -369,10 +373,11 @@ def language_pair(run, names):
 
 
 def read_lines(path):
-    """The lines of a text file, plain or .gz."""
+    """The lines of a text file, plain or .gz. Only a line feed ends one: str.splitlines() also splits at the odd separators
+    that Europarl has within lines, and the two sides would no longer be aligned."""
     try:
-        with (gzip.open if path.endswith('.gz') else open)(path, 'rt', encoding='utf-8') as f:
-            return f.read().splitlines()
+        with (gzip.open if path.endswith('.gz') else open)(path, 'rt', encoding='utf-8', newline='\n') as f:
+            return f.read().replace('\r\n', '\n').removesuffix('\n').split('\n')
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         raise UserError(f'{path} cannot be read: {e}') from None
 
@@ -386,7 +391,7 @@ def parallel_lines(run, pair, files):
     if len(files) < 2:
         raise UserError('two corpora need two aligned files: --parallel a.en a.fr')
     lines = [read_lines(path) for path in files]
-    if len(lines[0]) != len(lines[1]) or not lines[0]:
+    if len(lines[0]) != len(lines[1]):
         raise UserError(f'{files[0]} and {files[1]} have {len(lines[0])} and {len(lines[1])} lines: not aligned')
     tokenizers = [load_tokenizer(run.dataset.path / run.dataset.corpus_of[language]['tokenizer']) for language in pair]
 
@@ -600,7 +605,6 @@ def matching(args):
         print(f'{texts[0][i] if i < shown[0] else "..."}\t{texts[1][j] if j < shown[1] else "..."}\t{cosine[i, j]:.3f}')
     plot = args.plot or Path(args.out_dir) / f'matching_line_{args.line}.png'
     plot_matching([text[:n] for text, n in zip(texts, shown)], pairs, [run.dataset.names[i] for i in pair], plot)
-    print(f'figure: {os.path.relpath(plot)}')
 
 
 def plot_matching(texts, pairs, names, path):
@@ -624,8 +628,7 @@ def plot_matching(texts, pairs, names, path):
         axes.plot([places[0][ends[0]], places[1][ends[1]]], [0.86, 0.14], color=colour, lw=0.9, ls=style)
     axes.set(xlim=(-1.2, max(p[-1] for p in places) + 0.3), ylim=(-0.25, 1.25))
     axes.axis('off')
-    figure.savefig(path, dpi=150, format=Path(path).suffix[1:] or 'png')
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def main():
@@ -659,6 +662,8 @@ def main():
     args = parser.parse_args()
     if min(getattr(args, 'batch_size', 1), getattr(args, 'sequences', 1)) < 1 or getattr(args, 'stride', 0) < 0:
         raise UserError('--batch_size and --sequences must be at least 1, --stride at least 0')
+    if getattr(args, 'plot', None) and not args.plot.endswith(('.png', '.pdf', '.svg')):
+        raise UserError(f'--plot {args.plot}: a figure is a .png, .pdf or .svg')
     if args.command == 'ppl':
         for out_dir in run_folders(args.out_dirs):
             measure_ppl(out_dir, args)

@@ -133,7 +133,7 @@ def test_teff_refuses_unfinished_runs_and_different_test_texts(in_runs):
 @pytest.mark.parametrize('command, says', [
     (['ppl', 'nowhere'], 'nowhere is not a run'), (['ppl', 'out/cloned', '--stride=33'], 'leaves tokens unscored'),
     (['ppl', 'out/cloned', '--batch_size=0'], 'at least 1'), (['teff'], 'needs the folders'), (['teff', 'out/cloned', '--runs=x.csv'], 'not both'),
-    (['teff', 'out/mono_20'], 'at least three'), (['teff', '--runs=none.csv'], 'cannot be read')])
+    (['teff', '--runs=x.csv', '--plot=x.doc'], 'a figure is a .png'), (['teff', 'out/mono_20'], 'at least three'), (['teff', '--runs=none.csv'], 'cannot be read')])
 def test_analyze_refuses_in_one_line(command, says, in_runs):
     result = script('analyze.py', *command)
     assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1, result.err
@@ -332,6 +332,11 @@ def test_lines_are_joined_up_to_the_longest_and_short_ends_dropped():
     lines = [ids(5, 4), ids(3, 5), ids(9, 20), ids(4, 2), ids(1, 1)]  # the third fits no sequence of 10
     assert [tuple(map(len, pair)) for pair in joined_lines(lines, 10)] == [(8, 9), (5, 3)]
     assert [tuple(map(len, pair)) for pair in joined_lines([*lines, ids(10, 10), ids(1, 1)], 10)] == [(8, 9), (5, 3), (10, 10)]
+
+
+def test_only_a_line_feed_ends_a_line_of_parallel_text(tmp_path):
+    (tmp_path / 'a.txt').write_bytes('one\u2028still one\x85and\x0bthis\r\ntwo\n'.encode())
+    assert analyze.read_lines(str(tmp_path / 'a.txt')) == ['one\u2028still one\x85and\x0bthis', 'two']
 
 
 def test_training_frequency_counts_what_the_run_has_read(in_runs):
