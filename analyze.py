@@ -372,6 +372,11 @@ def language_pair(run, names):
     return tuple(known.index(name) for name in names)
 
 
+def are_clones(run, pair):
+    """Whether two languages of a run are of one corpus: then every text is its own translation."""
+    return run.cfg.languages[pair[0]][1] == run.cfg.languages[pair[1]][1]
+
+
 def read_lines(path):
     """The lines of a text file, plain or .gz. Only a line feed ends one: str.splitlines() also splits at the odd separators
     that Europarl has within lines, and the two sides would no longer be aligned."""
@@ -385,9 +390,8 @@ def read_lines(path):
 def parallel_lines(run, pair, files):
     """Aligned text -> the number of its lines, and an iterator over their model ids in both languages, int64 arrays (n,) and
     (m,). Clones need one file, two corpora a file each. Raises UserError where the files do not fit."""
-    corpora = [run.cfg.languages[language][1] for language in pair]
-    if corpora[0] == corpora[1]:
-        files = [files[0], files[0]]  # the translation of a clone is exact
+    if are_clones(run, pair):
+        files = [files[0], files[0]]
     if len(files) < 2:
         raise UserError('two corpora need two aligned files: --parallel a.en a.fr')
     lines = [read_lines(path) for path in files]
@@ -426,7 +430,7 @@ def parallel_sequences(run, pair, files, n):
     """Up to n pairs of parallel sequences, model ids int64 (S,) and (T,); without files, of the test text for clones."""
     if files:
         return list(itertools.islice(joined_lines(parallel_lines(run, pair, files)[1], run.cfg.block_size), n))
-    if len({run.cfg.languages[language][1] for language in pair}) > 1:
+    if not are_clones(run, pair):
         raise UserError('languages of two corpora need parallel text: --parallel a.en a.fr')
     starts = run.dataset.test_windows(pair[0], n)
     sides = [run.dataset.windows('test', starts, np.full(len(starts), language))[0] for language in pair]
@@ -511,7 +515,7 @@ def gradients(run, ids):
     """Gradient of the mean loss over one sequence of model ids (S,), by parameter name, flat; the fused query, key and value
     apart."""
     import torch
-    run.model.zero_grad()
+    run.model.zero_grad()  # lets go of the last gradients and does not overwrite them, so that they need no copy
     ids = torch.from_numpy(ids)[None].to(run.device)
     with run.autocast():
         run.model(ids[:, :-1], ids[:, 1:]).backward()
@@ -521,7 +525,7 @@ def gradients(run, ids):
             grads |= {name.replace('c_attn', f'c_attn.{part}'): g.flatten() for part, g in zip('qkv', p.grad.chunk(3))}
         else:
             grads[name] = p.grad.flatten()
-    return {name: g.clone() for name, g in grads.items()}
+    return grads
 
 
 def gradient_similarity(run, sequences):
@@ -550,7 +554,7 @@ def alignment(args):
     """Measure how alike a run's two languages are inside the model; writes OUT_DIR/alignment.json."""
     run = load_run(args.out_dir, args.device, args.dtype)
     pair = language_pair(run, args.languages)
-    names, clones = [run.dataset.names[i] for i in pair], run.cfg.languages[pair[0]][1] == run.cfg.languages[pair[1]][1]
+    names, clones = [run.dataset.names[i] for i in pair], are_clones(run, pair)
     sequences = parallel_sequences(run, pair, args.parallel, args.sequences)
     if not sequences:
         raise UserError(f'the parallel text gives no sequence of {run.cfg.block_size // 4} to {run.cfg.block_size} tokens')

@@ -240,9 +240,9 @@ def main(cfg):
         # the gradient of the batch, micro-batch by micro-batch; on a GPU this only queues work, so that the next batch is
         # read while this one is computed
         sequences, languages = sampler.next(step)
-        for language in np.flatnonzero(sampler.epochs_begun() > np.maximum(1, epochs)):
-            log('log', step=step + 1, language=dataset.names[language], epoch=int(sampler.epochs_begun()[language]))
-        epochs = sampler.epochs_begun()
+        epochs, before = sampler.epochs_begun(), epochs
+        for language in np.flatnonzero(epochs > np.maximum(1, before)):
+            log('log', step=step + 1, language=dataset.names[language], epoch=int(epochs[language]))
         x, y = (torch.from_numpy(a) for a in dataset.batch(sequences[mine], languages[mine]))  # (batch_size, block_size) each
         if device.startswith('cuda'):
             x, y = x.pin_memory(), y.pin_memory()
