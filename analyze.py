@@ -61,6 +61,11 @@ def run_folders(out_dirs):
     return [d for d in out_dirs if not os.path.isfile(d)]
 
 
+def write_json(path, content):
+    write_aside(path, lambda aside: aside.write_text(json.dumps(content, indent=1) + '\n'))
+    print(f'written: {path}', flush=True)
+
+
 # -----------------------------------------------------------------------------
 # ppl: sliding-window perplexity (paper, section 3, Evaluation)
 
@@ -96,6 +101,8 @@ def sliding_window(run, ids, stride, batch_size, progress=None):
 def measure_ppl(out_dir, args):
     """Score the test text in each language of a run and write OUT_DIR/results.json; returns its content."""
     run = load_run(out_dir, args.device, args.dtype)
+    if run.cfg.model == 'word2vec':
+        raise UserError(f'{out_dir} is of word2vec, which predicts no text and has no perplexity; alignment measures its embeddings')
     stride = args.stride or max(1, run.cfg.block_size // 4)
     if stride > run.cfg.block_size:
         raise UserError(f'--stride {stride} leaves tokens unscored: {out_dir} has windows of {run.cfg.block_size}')
@@ -115,7 +122,7 @@ def measure_ppl(out_dir, args):
             'bits_per_byte': loss / math.log(2) * of_corpus['test_tokens'] / of_corpus['test_bytes'], 'scored_tokens': scored}
         print(f'{out_dir} {name}: PPL {math.exp(loss):.2f}, {results["languages"][name]["bits_per_byte"]:.3f} bits per byte, '
               f'{scored:,} scored tokens; {run.tokens_seen[name]:,} tokens seen', flush=True)
-    write_aside(Path(out_dir) / 'results.json', lambda path: path.write_text(json.dumps(results, indent=1) + '\n'))
+    write_json(run.out_dir / 'results.json', results)
     return results
 
 
@@ -555,12 +562,16 @@ def alignment(args):
     run = load_run(args.out_dir, args.device, args.dtype)
     pair = language_pair(run, args.languages)
     names, clones = [run.dataset.names[i] for i in pair], are_clones(run, pair)
-    sequences = parallel_sequences(run, pair, args.parallel, args.sequences)
-    if not sequences:
-        raise UserError(f'the parallel text gives no sequence of {run.cfg.block_size // 4} to {run.cfg.block_size} tokens')
-    if len(sequences) < args.sequences:
-        print(f'note: the parallel text gives {len(sequences)} sequences, fewer than the {args.sequences} asked for')
-    results = {'run': str(run.out_dir), 'languages': names, 'sequences': len(sequences)}
+    results = {'languages': names}
+    if run.cfg.model == 'gpt':
+        sequences = parallel_sequences(run, pair, args.parallel, args.sequences)
+        if not sequences:
+            raise UserError(f'the parallel text gives no sequence of {run.cfg.block_size // 4} to {run.cfg.block_size} tokens')
+        if len(sequences) < args.sequences:
+            print(f'note: the parallel text gives {len(sequences)} sequences, fewer than the {args.sequences} asked for')
+        results['sequences'] = len(sequences)
+    elif not clones:
+        raise UserError(f'{args.out_dir} is of word2vec, and only clones have embeddings that can be compared one by one')
     if clones:
         V = run.dataset.corpus_of[pair[0]]['vocab_size']
         rarer = np.minimum(*(training_frequency(run, language) for language in pair))
@@ -570,14 +581,14 @@ def alignment(args):
         for name, found in results['embeddings'].items():
             bins = ', '.join(f'{b["from"]:,}+: {b["mean"]:.3f}' for b in found['by_frequency'])
             print(f'{name} embeddings: {found["mean"]:.3f}, all pairs {found["all_pairs"]:.3f}; by frequency {bins}')
-    results['hidden_states'] = hidden_similarity(run, sequences, clones)
-    for kind, layers in results['hidden_states'].items():
-        print(f'hidden states by {kind}, layers 1 to {len(layers)}: ' + ' '.join(f'{value:.2f}' for value in layers))
-    results['gradients'] = found = gradient_similarity(run, sequences)
-    print(f'gradients: macro-average {found["macro_average"]:.3f}; ' + ', '.join(f'{k} {v:.3f}' for k, v in found['others'].items()))
-    path = Path(args.out_dir) / 'alignment.json'
-    write_aside(path, lambda p: p.write_text(json.dumps(results, indent=1) + '\n'))
-    print(f'{" and ".join(names)}, {len(sequences)} parallel sequences: {path}')
+    if run.cfg.model == 'gpt':
+        results['hidden_states'] = hidden_similarity(run, sequences, clones)
+        for kind, layers in results['hidden_states'].items():
+            print(f'hidden states by {kind}, layers 1 to {len(layers)}: ' + ' '.join(f'{value:.2f}' for value in layers))
+        results['gradients'] = found = gradient_similarity(run, sequences)
+        print(f'gradients: macro-average {found["macro_average"]:.3f}; ' + ', '.join(f'{k} {v:.3f}' for k, v in found['others'].items()))
+        print(f'{" and ".join(names)}, {len(sequences)} parallel sequences')
+    write_json(run.out_dir / 'alignment.json', results)
 
 
 # -----------------------------------------------------------------------------

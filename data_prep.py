@@ -615,6 +615,16 @@ class Dataset:
         """Training sequences (B,) in their languages (B,) -> inputs and targets, int64 (B, block_size) each."""
         return self.windows('train', self.origin[languages] + sequences * self.block_size, languages)
 
+    def frequency(self, p):
+        """Expected share of every model id in training text whose languages have the proportions p, (vocab_size,)."""
+        share, counts = np.zeros(self.meta['vocab_size']), {}
+        for row, language, of_corpus, part in zip(self.vocab_map, self.meta['languages'], self.corpus_of, p):
+            corpus, (start, end), V = language['corpus'], of_corpus['train'], of_corpus['vocab_size']
+            if corpus not in counts:
+                counts[corpus] = sum(np.bincount(self.tokens['train'][i:min(i + PIECE, end)], minlength=V) for i in range(start, end, PIECE))
+            np.add.at(share, row[:V], part * counts[corpus] / (end - start))
+        return share
+
     def test_windows(self, language, n):
         """Starts in test.bin of up to n windows, evenly spread over the test text of a language."""
         start, end = self.corpus_of[language]['test']

@@ -1,5 +1,7 @@
 """
-The GPT of the paper (section 3): GPT-2's decoder, at the size and with the details of its reference code.
+The paper's two models: a GPT (section 3), and word2vec (appendix C), which shares nothing between words, as its control.
+
+GPT: GPT-2's decoder, at the size and with the details of the paper's reference code.
 
 - pre-LN blocks, learned positions, biases everywhere but in the head, no dropout, tanh-GELU, MLP of 4 widths
 - input and output embeddings are two tables (untied); input embeddings are scaled by sqrt(n_embd)
@@ -7,11 +9,14 @@ The GPT of the paper (section 3): GPT-2's decoder, at the size and with the deta
 - head_dim may be smaller than n_embd / n_head: the paper's mini model has 8 heads of 32 in a width of 512
 - the loss never holds all logits of a batch: see linear_cross_entropy
 
-It knows nothing of languages: a cloned language is other rows of the two tables.
+word2vec: skip-gram with negative sampling, see Word2Vec. The same two tables, wte and lm_head, and the same forward.
+
+They know nothing of languages: a cloned language is other rows of the two tables.
 """
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -150,3 +155,56 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x)
         return linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
+
+
+class Word2Vec(nn.Module):
+    """Skip-gram with negative sampling (Mikolov et al., 2013), on whole batches of text.
+
+    - lm_head of a context word times wte of the centre word is the logit of the two standing within WINDOW of each other
+    - a pair at distance d counts (WINDOW + 1 - d) / WINDOW, the share of word2vec's random window sizes that holds it
+    - negatives come from frequency^0.75; POOL of them serve all pairs of a step, each counting NEGATIVES / POOL: in
+      expectation the same as NEGATIVES a pair, with less scatter, and one matrix product
+    - initialised as word2vec is: wte uniform within 0.5 / n_embd, lm_head zero
+    - no parameter is shared between words, unless shared_layer puts the GPT's feed-forward layer behind wte: the question of
+      the paper's appendix A
+    """
+    WINDOW, NEGATIVES, POOL = 5, 20, 2048
+
+    def __init__(self, config, shared_layer=False):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.shared = MLP(config) if shared_layer else None
+        nn.init.uniform_(self.wte.weight, -0.5 / config.n_embd, 0.5 / config.n_embd)
+        nn.init.zeros_(self.lm_head.weight)
+        self.register_buffer('negatives', torch.zeros(self.POOL, dtype=torch.int64), persistent=False)
+
+    def num_params(self):
+        """Number of parameters outside the two tables: none, unless there is a shared layer."""
+        return sum(p.numel() for p in self.shared.parameters()) if self.shared else 0
+
+    def set_frequency(self, frequency):
+        """How often each id occurs in the training text, (vocab_size,), in any unit."""
+        self.noise = np.cumsum(np.asarray(frequency, float) ** 0.75)
+
+    def draw_negatives(self, seed):
+        """Draw the negatives of a step, one from each of POOL equal parts of the distribution, from the seed (ints) alone."""
+        places = (np.arange(self.POOL) + np.random.default_rng(seed).random(self.POOL)) / self.POOL
+        ids = np.searchsorted(self.noise, places * self.noise[-1], 'right').clip(max=len(self.noise) - 1)
+        self.negatives.copy_(torch.from_numpy(ids))
+
+    def forward(self, idx, targets):
+        """Token ids (B, T) and the ids that follow them (B, T), a text of T + 1 words -> mean loss of a pair, in nats."""
+        text = torch.cat((idx, targets[:, -1:]), 1)  # (B, T + 1)
+        centre = self.wte(text)
+        if self.shared:
+            centre = centre + self.shared(centre)
+        place = torch.arange(text.size(1), device=text.device)
+        distance = (place[:, None] - place).abs()
+        weight = (self.WINDOW + 1 - distance).clamp(min=0) * (distance > 0) / self.WINDOW  # (T + 1, T + 1)
+        positive = F.softplus(-(centre @ F.embedding(text, self.lm_head.weight).mT).float())  # (B, T + 1, T + 1)
+        negative = F.softplus((centre @ F.embedding(self.negatives, self.lm_head.weight).T).float())  # (B, T + 1, POOL)
+        pairs = weight.sum(1)  # of each centre
+        loss = (positive * weight).sum((1, 2)) + (negative.mean(-1) * pairs).sum(1) * self.NEGATIVES
+        return loss.mean() / pairs.sum()

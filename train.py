@@ -35,8 +35,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from config import UserError
-from data_prep import DATA, Dataset, Sampler, check_languages, write_aside
-from model import GPT, GPTConfig
+from data_prep import DATA, Dataset, Sampler, check_languages, marginals, write_aside
+from model import GPT, GPTConfig, Word2Vec
 
 # settings that do not change what is learned: a run may be resumed, or found finished, with others
 FREE = {'out_dir', 'micro_batch_size', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
@@ -61,13 +61,14 @@ def choose_device(device, dtype):
 
 def new_model(cfg, vocab_size):
     """The model that the settings describe, freshly initialised from cfg.seed. Raises UserError for a shape that is none."""
-    if cfg.model != 'gpt':
-        raise UserError(f"model must be 'gpt', not {cfg.model!r}")
+    if cfg.model not in ('gpt', 'word2vec'):
+        raise UserError(f"model must be 'gpt' or 'word2vec', not {cfg.model!r}")
     if min(cfg.n_layer, cfg.n_embd, cfg.n_head) < 1 or (not cfg.head_dim and cfg.n_embd % cfg.n_head):
         raise UserError(f'n_layer, n_embd and n_head must be positive, and n_embd ({cfg.n_embd}) a multiple of n_head ({cfg.n_head}) '
                         'unless head_dim is set')
     torch.manual_seed(cfg.seed)
-    return GPT(GPTConfig(cfg.block_size, vocab_size, cfg.n_layer, cfg.n_embd, cfg.n_head, cfg.head_dim))
+    shape = GPTConfig(cfg.block_size, vocab_size, cfg.n_layer, cfg.n_embd, cfg.n_head, cfg.head_dim)
+    return GPT(shape) if cfg.model == 'gpt' else Word2Vec(shape, cfg.shared_layer)
 
 
 def learning_rate(step, cfg):
@@ -189,6 +190,8 @@ def main(cfg):
     # ---- model, optimiser
     model = raw_model = new_model(cfg, dataset.meta['vocab_size']).to(device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(cfg.beta1, cfg.beta2), eps=1e-8, fused=device != 'mps')
+    if cfg.model == 'word2vec':
+        raw_model.set_frequency(dataset.frequency(marginals(cfg.schedule)))
     start = 0
     if checkpoint:
         try:
@@ -204,7 +207,7 @@ def main(cfg):
     if cfg.compile is True or cfg.compile == 'auto' and device.startswith('cuda'):
         model = torch.compile(model)
     if ddp:
-        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
     say(f'{raw_model.num_params():,} non-embedding parameters, {dataset.meta["vocab_size"]:,} model ids; '
         f'{cfg.max_iters:,} steps of {cfg.batch_size} x {cfg.block_size} tokens on {world} x {device}')
 
@@ -247,6 +250,8 @@ def main(cfg):
         if device.startswith('cuda'):
             x, y = x.pin_memory(), y.pin_memory()
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        if cfg.model == 'word2vec':
+            raw_model.draw_negatives([cfg.seed, step, 0, 1])  # 1: another stream than the languages'
         loss = torch.zeros((), device=device)
         for i in range(0, batch_size, micro_batch_size):
             if ddp:  # exchange gradients once a step, with the last micro-batch
@@ -298,7 +303,10 @@ def main(cfg):
     say(f'{out_dir}: {cfg.max_iters:,} steps in {time.time() - begun:.0f} s')
     for language, name in enumerate(dataset.names):
         say(f'  {name}: {sampler.read[language] * cfg.block_size:,} tokens seen, evaluation loss {losses[name]:.4f}')
-    say(f'measure its perplexity: python analyze.py ppl {out_dir}')
+    if cfg.model == 'gpt':
+        say(f'measure its perplexity: python analyze.py ppl {out_dir}')
+    else:
+        say(f'measure its embeddings: python analyze.py alignment {out_dir}')
 
 
 def main_within_memory():

@@ -15,11 +15,12 @@ test_frac = 0.05                   # share of the documents held out for evaluat
 data_seed = 0                      # test split, anchor choice, language of each sequence
 
 # model
-model = 'gpt'                      # the only one so far
+model = 'gpt'                      # or 'word2vec': skip-gram with negative sampling; of the shape it uses n_embd only
 n_layer = 12                       # 12 x 768: small (85M non-embedding parameters); 24 x 1024, 16 heads: medium (303M)
 n_embd = 768                       # 4 x 512, 8 heads of 32: mini (11M)
 n_head = 12
 head_dim = 0                       # 0: n_embd / n_head
+shared_layer = False               # word2vec: a feed-forward layer behind the input table, shared by all words
 
 # training
 out_dir = 'out'                    # checkpoint, log and results of the run

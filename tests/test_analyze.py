@@ -401,3 +401,13 @@ def test_clones_with_one_vocabulary_have_no_embeddings_to_compare(in_runs):
     assert script('train.py', *arguments(**CLONES | {'dataset': 'shared', 'anchor_frac': 1.0, 'max_iters': 3, 'out_dir': 'out_shared'})).status == 0
     result = script('analyze.py', 'alignment', 'out_shared', '--sequences=2')
     assert result.status == 1 and 'share their whole vocabulary' in result.err
+
+
+def test_word2vec_is_measured_by_its_embeddings_and_has_no_perplexity(in_runs):
+    assert script('train.py', *arguments(**CLONES | {'model': 'word2vec', 'max_iters': 20, 'out_dir': 'out_word2vec'})).status == 0
+    result = script('analyze.py', 'alignment', 'out_word2vec', '--device=cpu')
+    assert result.status == 0, result.err
+    found = json.loads(Path('out_word2vec/alignment.json').read_text())
+    assert set(found) == {'languages', 'embeddings'} and set(found['embeddings']) == {'input', 'output'}
+    result = script('analyze.py', 'ppl', 'out_word2vec', '--device=cpu')
+    assert result.status == 1 and 'has no perplexity' in result.err and len(result.err.splitlines()) == 1

@@ -255,6 +255,11 @@ def test_two_corpora_follow_each_other_and_keep_their_languages(alone, documents
     assert en['train'][1] == fr['train'][0] and fr['train'][1] == len(dataset.tokens['train']) and fr['test'][1] == len(dataset.tokens['test'])
     assert [len(pool) for pool in dataset.pools] == [round(en['sequences'] * 5 / 7), fr['sequences'], en['sequences'] - round(en['sequences'] * 5 / 7)]
     first, = dataset.batch(dataset.pools[1][:1], np.array([1]))[0]
+    expected = np.zeros(1200)
+    for language, (name, p) in enumerate(zip(('en', 'fr', 'en'), (0.5, 0.3, 0.2))):
+        for token in dataset.tokens['train'][slice(*dataset.meta['corpora'][name]['train'])]:
+            expected[dataset.vocab_map[language, token]] += p / dataset.meta['corpora'][name]['train_tokens']
+    np.testing.assert_allclose(dataset.frequency([0.5, 0.3, 0.2]), expected)
     text = load_tokenizer('data/two/fr.model').decode((first - dataset.vocab_map[1, 0]).tolist())
     assert len(text) > 10 and documents[[i for i in range(6) if not is_test(i, 0.1, 0)][0]].upper().startswith(text)
 

@@ -1,13 +1,14 @@
-"""model.py: the GPT of the paper's section 3."""
+"""model.py: the GPT of the paper's section 3, and word2vec."""
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model as model_module
-from model import GPT, GPTConfig, linear_cross_entropy
+from model import GPT, GPTConfig, Word2Vec, linear_cross_entropy
 
 
 def tiny(**shape):
@@ -107,3 +108,55 @@ def test_input_embeddings_are_scaled_by_the_root_of_the_width():
         p.data.zero_()  # the block passes its input on
     model(ids, hidden=hidden)
     torch.testing.assert_close(hidden[0], math.sqrt(24) * model.wte(ids) + model.wpe.weight)
+
+
+# ---- word2vec
+
+
+def word2vec(shared_layer=False):
+    torch.manual_seed(0)
+    model = Word2Vec(GPTConfig(vocab_size=60, n_embd=8), shared_layer)
+    for p in model.parameters():
+        p.data.normal_(std=0.5)
+    model.set_frequency(np.arange(60))
+    model.draw_negatives([1, 2])
+    return model
+
+
+@pytest.mark.parametrize('length', [3, 6, 20])
+def test_word2vec_loss_is_the_sum_over_pairs_and_negatives(length):
+    model, text = word2vec(), torch.randint(60, (4, length + 1))
+    centre, context, total, pairs = model.wte.weight, model.lm_head.weight, 0.0, 0.0
+    of_negatives = torch.stack([F.logsigmoid(-centre[w] @ context[model.negatives].T).mean() for w in range(60)])
+    for words in text.tolist():
+        for i, w in enumerate(words):
+            for j, c in enumerate(words):
+                if 0 < abs(i - j) <= 5:
+                    share = sum(abs(i - j) <= size for size in (1, 2, 3, 4, 5)) / 5  # of word2vec's window sizes
+                    total -= share * (F.logsigmoid(centre[w] @ context[c]) + 20 * of_negatives[w])
+                    pairs += share
+    torch.testing.assert_close(model(text[:, :-1], text[:, 1:]), total / pairs)
+
+
+def test_negatives_follow_the_frequency_to_the_three_quarters_and_the_seed_alone():
+    model, expected = word2vec(), np.arange(60) ** 0.75 / (np.arange(60) ** 0.75).sum()
+    drawn = np.zeros(60)
+    for seed in range(200):
+        model.draw_negatives([seed, 1])
+        drawn += np.bincount(model.negatives, minlength=60) / model.POOL / 200
+    np.testing.assert_allclose(drawn, expected, atol=1e-4)
+    assert drawn[0] == 0
+    last, other = model.negatives.clone(), word2vec()
+    assert (other.negatives != last).any()
+    other.draw_negatives([199, 1])
+    assert (other.negatives == last).all()
+
+
+def test_word2vec_shares_no_parameter_between_words_but_in_its_shared_layer():
+    text = torch.randint(20, (4, 17))
+    for shared_layer in (False, True):
+        model = word2vec(shared_layer)
+        model(text[:, :-1], text[:, 1:]).backward()
+        torch.testing.assert_close(model.wte.weight.grad.any(1).nonzero()[:, 0], text.unique())
+        assert {name.split('.')[0] for name, p in model.named_parameters() if p.grad.any()} == {'wte', 'lm_head'} | ({'shared'} if shared_layer else set())
+        assert model.num_params() == (2 * 8 * 32 + 8 + 32) * shared_layer

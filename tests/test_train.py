@@ -61,9 +61,10 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
     assert train.learning_rate(18264, cfg) == pytest.approx(6e-6, rel=1e-3)
 
 
-def test_micro_batches_and_processes_do_not_change_the_run(here):
+@pytest.mark.parametrize('model', ['gpt', 'word2vec'])
+def test_micro_batches_and_processes_do_not_change_the_run(model, here):
     """The same sequences in the same languages at every step, the same loss and weights up to rounding."""
-    common = dict(**CLONES, max_iters=8, dtype='float32')
+    common = dict(**CLONES, model=model, max_iters=8, dtype='float32', overwrite=True)
     train.main(settings(**common, out_dir='out/whole'))
     train.main(settings(**common, out_dir='out/micro', micro_batch_size=2))
     two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', ROOT / 'train.py',
@@ -80,8 +81,9 @@ def test_micro_batches_and_processes_do_not_change_the_run(here):
             torch.testing.assert_close(value, weights[name], atol=1e-4, rtol=1e-3)
 
 
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(here):
-    common = dict(**CLONES, max_iters=200, checkpoint_interval=10, eval_interval=30, log_interval=7)
+@pytest.mark.parametrize('model', ['gpt', 'word2vec'])
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(model, alone):
+    common = dict(**CLONES, model=model, max_iters=200, checkpoint_interval=10, eval_interval=30, log_interval=7)
     assert script('train.py', *arguments(**common, out_dir='out/undisturbed')).status == 0
     command = [sys.executable, str(ROOT / 'train.py'), *arguments(**common, out_dir='out/killed')]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -142,7 +144,7 @@ def test_a_finished_run_says_so_and_is_left_alone(finished):
     (['--out_dir=out/b', '--resume'], '--resume: there is no checkpoint in out/b'), (['--batch_size=4', '--micro_batch_size=3'], 'does not divide'),
     (['--out_dir=out/b', '--batch_size=100000'], 'fewer than one batch of 100000'), (['--out_dir=out/b', '--block_size=16'], 'made with block_size = 32'),
     (['--out_dir=out/b', '--n_embd=31'], 'a multiple of n_head'), (['--out_dir=out/b', '--device=tpu'], "device 'tpu' is not there"),
-    (['--out_dir=out/b', '--model=rnn'], "model must be 'gpt'"), (['--out_dir=out/b', '--max_iters=0'], 'must be at least 1'),
+    (['--out_dir=out/b', '--model=rnn'], "model must be 'gpt' or 'word2vec'"), (['--out_dir=out/b', '--max_iters=0'], 'must be at least 1'),
     (['--out_dir=out/b', '--dtype=float16'], 'dtype must be'), (['--out_dir=out/b', '--schedule=[(0.0,(0.5,))]'], 'sum to 0.5')])
 def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(change, says, alone, workplace):
     # one finished run serves all: it is only read
