@@ -7,6 +7,7 @@ Measure trained runs.
     python analyze.py alignment OUT_DIR                    # embeddings, hidden states, gradients -> OUT_DIR/alignment.json
     python analyze.py alignment OUT_DIR --parallel a.en a.fr    # on aligned lines: two corpora need them
     python analyze.py matching OUT_DIR --parallel a.en a.fr     # the token pairs of one line, and their picture
+    python analyze.py glue OUT_DIR --data GLUE_DIR --tasks sst2 # fine-tune in L1, zero-shot in L2 -> OUT_DIR/glue.json
 """
 import argparse
 import csv
@@ -646,13 +647,255 @@ def plot_matching(texts, pairs, names, path):
     save_figure(figure, path)
 
 
+# -----------------------------------------------------------------------------
+# glue: fine-tuned in one language, zero-shot in its clone (paper, section 4.2, figure 1)
+
+# the names that a class goes by: in GLUE's own files, and in JSON lines
+YES_NO, TWO_WAY = (('0', 'false'), ('1', 'true')), (('entailment', '0'), ('not_entailment', '1'))
+THREE_WAY = (('entailment', '0'), ('neutral', '1'), ('contradiction', '2'))
+# task -> folder; the fields of its texts and of its label, each with the names it goes by; classes; the task's own metric
+GLUE = {'cola': ('CoLA', ['sentence'], 'label', YES_NO, 'matthews'),
+        'sst2': ('SST-2', ['sentence'], 'label', YES_NO, 'accuracy'),
+        'mrpc': ('MRPC', ['#1 String|sentence1', '#2 String|sentence2'], 'Quality|label', YES_NO, 'f1'),
+        'qqp': ('QQP', ['question1', 'question2'], 'is_duplicate|label', YES_NO, 'f1'),
+        'mnli': ('MNLI', ['sentence1|premise', 'sentence2|hypothesis'], 'gold_label|label', THREE_WAY, 'accuracy'),
+        'qnli': ('QNLI', ['question', 'sentence'], 'label', TWO_WAY, 'accuracy'),
+        'rte': ('RTE', ['sentence1|premise', 'sentence2|hypothesis'], 'label', TWO_WAY, 'accuracy'),
+        'boolq': ('BoolQ', ['question', 'passage'], 'label', YES_NO, 'accuracy'),
+        'multirc': ('MultiRC', ['question', 'answer', 'paragraph'], 'label', YES_NO, 'f1'),
+        'wsc': ('WSC', ['span2_text', 'span1_text', 'text'], 'label', YES_NO, 'accuracy')}
+COLA_COLUMNS = ['source', 'label', 'star', 'sentence']  # GLUE's one file without a header line
+SETS = {'train': ['train'], 'dev': ['dev', 'val', 'validation'], 'matched': ['dev_matched', 'validation_matched'],
+        'mismatched': ['dev_mismatched', 'validation_mismatched']}  # names of a set's file
+
+
+def task_folders(data):
+    """The folders of tasks in a folder, {task: path}, whatever their case and hyphens: SST-2, sst2, SST_2."""
+    def plain(name):
+        return name.lower().replace('-', '').replace('_', '')
+    try:
+        there = {plain(path.name): path for path in sorted(Path(data).iterdir()) if path.is_dir()}
+    except OSError as e:
+        raise UserError(f'--data {data} cannot be read: {e.strerror}') from None
+    return {task: there[plain(name)] for task, (name, *_) in GLUE.items() if plain(name) in there}
+
+
+def tsv_records(text, columns=None):
+    """The records of a TSV file, with their line numbers. GLUE's know no quotes, and a few of QQP's lines lack fields:
+    None for these."""
+    for number, line in enumerate(text.split('\n'), 1):
+        fields = line.rstrip('\r').split('\t')
+        if columns is None:
+            columns = fields
+        elif line.strip():
+            yield number, dict(zip(columns, fields)) if len(fields) == len(columns) else None
+
+
+def json_records(text):
+    """The records of JSON lines, with their line numbers; MultiRC's nested questions and WSC's target are laid flat."""
+    for number, line in enumerate(text.split('\n'), 1):
+        if line.strip():
+            record = json.loads(line)
+            if isinstance(record['passage'] if 'passage' in record else None, dict):
+                for question in record['passage']['questions']:
+                    for answer in question['answers']:
+                        yield number, {'paragraph': record['passage']['text'], 'question': question['question'],
+                                       'answer': answer['text'], 'label': answer['label']}
+            else:
+                yield number, record | record.get('target', {})
+
+
+def read_task(folder, task, which):
+    """The examples of a task's set, [(texts, class)]. Raises UserError for a missing file or field, or an unknown label."""
+    files = [folder / f'{name}.{kind}' for name in SETS[which] for kind in ('tsv', 'jsonl', 'json')]
+    path = next((file for file in files if file.is_file()), None)
+    if not path:
+        raise UserError(f'{folder} has no {which} set of {task}: it needs {files[0].name} or {files[1].name}')
+    _, fields, label, classes, _ = GLUE[task]
+    class_of = {name: i for i, names in enumerate(classes) for name in names}
+    examples, skipped, number = [], 0, 0
+    try:
+        text = path.read_text('utf-8-sig')
+        columns = COLA_COLUMNS if task == 'cola' else None
+        for number, record in tsv_records(text, columns) if path.suffix == '.tsv' else json_records(text):
+            if record is None:
+                skipped += 1
+                continue
+            names = [next((name for name in field.split('|') if name in record), None) for field in [*fields, label]]
+            if None in names:
+                missing = [*fields, label][names.index(None)].replace('|', ' or ')
+                raise UserError(f'{path}, line {number}: no field {missing}; it has {", ".join(record)[:80]}')
+            *texts, found = (str(record[name]) for name in names)
+            if found.lower() not in class_of:
+                raise UserError(f'{path}, line {number}: unknown label {found[:20]!r}; {task} has {", ".join(c for c, *_ in classes)}')
+            if len(texts) == 3:  # MultiRC's question with its answer, WSC's pronoun with the noun: one text
+                texts = [f'{texts[0]} {texts[1]}', texts[2]]
+            examples.append((texts, class_of[found.lower()]))
+    except (ValueError, TypeError, KeyError, AttributeError) as e:  # UnicodeDecodeError is a ValueError
+        raise UserError(f'{path}, after line {number}: not a record of {task} ({type(e).__name__}: {str(e)[:60]})') from None
+    if skipped:
+        print(f'note: {path}: skipped {skipped} lines with a wrong number of fields')
+    if not examples:
+        raise UserError(f'{path} has no examples of {task}')
+    return examples
+
+
+def encode_examples(run, language, examples, longest):
+    """Examples [(texts, class)] -> base ids [(n,)] and classes (N,). The end-of-document token ends every text; of more than
+    `longest` tokens, the end of the longer text is cut."""
+    corpus = run.dataset.corpus_of[language]
+    tokenizer = load_tokenizer(run.dataset.path / corpus['tokenizer'])
+    ids = []
+    for texts, _ in examples:
+        first, *rest = (tokenizer.encode(text) for text in texts)
+        room = longest - len(texts)
+        first = first[:max(room // len(texts), room - sum(map(len, rest)))]
+        ids.append(np.array(sum(([*part, tokenizer.eod] for part in [first, *(part[:room - len(first)] for part in rest)]), [])))
+    return ids, np.array([label for _, label in examples])
+
+
+def class_logits(run, head, ids, language):
+    """The linear head on what stands at the last token of every text, after the final norm: (N, classes)."""
+    import torch
+    batch = np.zeros((len(ids), max(map(len, ids))), np.int64)  # padded on the right, which causality hides
+    for row, text in zip(batch, ids):
+        row[:len(text)] = text
+    last = torch.tensor([len(text) - 1 for text in ids], device=run.device)
+    with run.autocast():
+        features = run.model.features(torch.from_numpy(run.dataset.vocab_map[language, batch].astype(np.int64)).to(run.device))
+        return head(features[torch.arange(len(ids), device=run.device), last]).float()
+
+
+def predict(run, head, ids, language):
+    """The class of every text, (N,)."""
+    import torch
+    by_length, classes = np.argsort([len(text) for text in ids], kind='stable'), np.empty(len(ids), np.int64)
+    with torch.no_grad():
+        for part in np.array_split(by_length, len(ids) // 256 + 1):
+            classes[part] = class_logits(run, head, [ids[i] for i in part], language).argmax(-1).cpu().numpy()
+    return classes
+
+
+def task_metrics(predicted, true, own):
+    """{'accuracy': share that is right, own: the task's own metric}: 'f1' of class 1, or 'matthews', the correlation."""
+    metrics = {'accuracy': float((predicted == true).mean())}
+    tp, fp, fn, tn = (int(((predicted == p) & (true == t)).sum()) for p, t in ((1, 1), (1, 0), (0, 1), (0, 0)))
+    if own == 'f1':
+        metrics['f1'] = 2 * tp / max(1, 2 * tp + fp + fn)
+    if own == 'matthews':
+        metrics['matthews'] = (tp * tn - fp * fn) / math.sqrt(max(1, (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    return metrics
+
+
+def shuffled_batches(lengths, batch_size, seed):
+    """An epoch's batches, index arrays, of texts of about one length each: sorted within every 32 batches, little is padding."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    groups = np.split(order, range(32 * batch_size, len(order), 32 * batch_size))
+    order = np.concatenate([group[np.argsort(lengths[group], kind='stable')] for group in groups])
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
+    """Fine-tune run.model and a new linear head on train_set (ids, classes) in one language; both end as they were where
+    the task's own metric on dev_set was best. Adam, the learning rate falling to 0 in a straight line, gradients clipped at
+    1; an evaluation every args.eval_every steps and after every epoch, until args.patience of them have not been better by
+    0.001. Returns the head and the steps made."""
+    import torch
+    ids, classes = train_set
+    torch.manual_seed(args.seed)
+    head = torch.nn.Linear(run.cfg.n_embd, n_classes).to(run.device)
+    modules = torch.nn.ModuleList([run.model, head])
+    parameters = [p for key, p in modules.named_parameters() if 'lm_head' not in key]  # which a classifier does without
+    optimizer = torch.optim.Adam(parameters, lr=args.learning_rate)
+    total = args.epochs * -(-len(ids) // args.batch_size)
+    best, best_state, waited = -math.inf, None, 0
+    bar = tqdm(desc=name, total=total, unit=' steps', leave=False, disable=None)
+    for epoch in range(args.epochs):
+        batches = shuffled_batches(np.array([len(text) for text in ids]), args.batch_size, [args.seed, epoch])
+        for i, batch in enumerate(batches, 1):
+            step = epoch * len(batches) + i
+            optimizer.param_groups[0]['lr'] = args.learning_rate * (1 - (step - 1) / total)
+            target = torch.from_numpy(classes[batch]).to(run.device)
+            torch.nn.functional.cross_entropy(class_logits(run, head, [ids[i] for i in batch], language), target).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            bar.update()
+            if i % args.eval_every and i < len(batches):
+                continue
+            score = task_metrics(predict(run, head, dev_set[0], language), dev_set[1], own)[own]
+            bar.set_postfix_str(f'{own} {score:.3f}')
+            waited += 1
+            if score > best + 0.001:
+                best, waited = score, 0
+                best_state = {key: value.clone() for key, value in modules.state_dict().items()}
+            if waited == args.patience or step == total:
+                bar.close()
+                modules.load_state_dict(best_state)
+                return head, step
+
+
+def glue(args):
+    """Fine-tune a run on GLUE tasks in its first language and measure both; writes OUT_DIR/glue.json."""
+    run = load_run(args.out_dir, args.device, args.dtype)
+    if run.cfg.model != 'gpt':
+        raise UserError(f'{args.out_dir} is of {run.cfg.model}, which reads no sentences: glue needs a GPT')
+    pair = language_pair(run, args.languages)
+    if not are_clones(run, pair):
+        raise UserError('GLUE is in English only: glue compares clones, and these are languages of two corpora')
+    folders = task_folders(args.data)
+    tasks = args.tasks.split(',') if args.tasks else list(folders)
+    for task in tasks:
+        if task not in GLUE:
+            raise UserError(f'--tasks {task}: the tasks are {", ".join(GLUE)}')
+        if task not in folders:
+            raise UserError(f'{args.data} has no folder {GLUE[task][0]} for {task}')
+    if not tasks:
+        raise UserError(f'{args.data} has no folder of a task: {", ".join(name for name, *_ in GLUE.values())}')
+    sets = {task: {which: read_task(folders[task], task, which)
+                   for which in (['train', 'matched', 'mismatched'] if task == 'mnli' else ['train', 'dev'])} for task in tasks}
+    names = [run.dataset.names[language] for language in pair]
+    settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float))}
+    path = run.out_dir / 'glue.json'
+    try:
+        results = json.loads(path.read_text())
+        results = results if results['languages'] == names else None
+    except (OSError, ValueError, KeyError, TypeError):
+        results = None
+    results = results or {'languages': names, 'tasks': {}}
+    pretrained = {key: value.clone() for key, value in run.model.state_dict().items()}
+    for task in tasks:
+        _, _, _, classes, own = GLUE[task]
+        encoded = {which: encode_examples(run, pair[0], examples, min(args.max_tokens, run.cfg.block_size))
+                   for which, examples in sets[task].items()}
+        train_set, *dev_sets = encoded.values()
+        run.model.load_state_dict(pretrained)
+        head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), own, pair[0], args, f'{args.out_dir} {task}')
+        for name, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
+            results['tasks'][name] = found = {
+                'steps': steps, 'train_examples': len(train_set[0]), 'dev_examples': len(ids), 'own_metric': own,
+                'majority': float(np.bincount(true).max() / len(true)), 'settings': settings,
+                **{name: task_metrics(predict(run, head, ids, language), true, own) for name, language in zip(names, pair)}}
+            print(f'{args.out_dir} {name}: ' + '; '.join(
+                f'{language} ' + ', '.join(f'{metric} {value:.3f}' for metric, value in found[language].items()) for language in names)
+                + f'; majority {found["majority"]:.3f}, {steps:,} steps', flush=True)
+        results['mean_accuracy'] = {language: float(np.mean([found[language]['accuracy'] for found in results['tasks'].values()]))
+                                    for language in names}
+        write_json(path, results)
+    print(f'{args.out_dir}, mean accuracy over {len(results["tasks"])}: '
+          + ', '.join(f'{name} {value:.3f}' for name, value in results['mean_accuracy'].items()))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     formats = {'formatter_class': argparse.ArgumentDefaultsHelpFormatter}
     for name, text in (('ppl', 'perplexity per language, by sliding window'), ('teff', 'token efficiency'),
                        ('alignment', 'how alike two languages are inside: embeddings, hidden states, gradients'),
-                       ('matching', 'the matched tokens of one pair of parallel lines, and their picture')):
+                       ('matching', 'the matched tokens of one pair of parallel lines, and their picture'),
+                       ('glue', 'fine-tune on GLUE tasks in the first language, measure both')):
         command = commands.add_parser(name, help=text, description=text, **formats)
         if name in ('ppl', 'teff'):
             command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
@@ -661,10 +904,11 @@ def main():
         else:
             command.add_argument('out_dir', metavar='OUT_DIR', help='folder of a trained run')
             command.add_argument('--languages', nargs=2, metavar='NAME', help='the two to compare; default: the first two of the run')
+        if name in ('alignment', 'matching'):
             command.add_argument('--parallel', nargs='+', metavar='FILE', required=name == 'matching',
                                  help='aligned text, a line a sentence, plain or .gz, a file per language (clones: one)')
         command.add_argument('--device', default='auto', help='cuda, mps, cpu; auto: the first that is there')
-        command.add_argument('--dtype', default='float32', help='float32, bfloat16, or auto')
+        command.add_argument('--dtype', default='auto' if name == 'glue' else 'float32', help='float32, bfloat16; auto: bfloat16 on cuda')
         if name == 'teff':
             command.add_argument('--runs', metavar='CSV', help=f'a table of runs instead of folders: {",".join(COLUMNS)}')
             command.add_argument('--csv', help='write the table here')
@@ -674,16 +918,27 @@ def main():
         if name == 'matching':
             command.add_argument('--line', type=int, default=1, help='line of the parallel text to show')
             command.add_argument('--plot', help='write the picture here; default: matching_line_N.png in OUT_DIR')
+        if name == 'glue':
+            command.add_argument('--data', required=True, metavar='DIR', help='folder with a folder a task: SST-2/train.tsv, ...')
+            command.add_argument('--tasks', help=f'of {",".join(GLUE)}; default: those that DIR has')
+            command.add_argument('--learning_rate', type=float, default=5e-5, help='its start')
+            command.add_argument('--batch_size', type=int, default=64, help='examples a step')
+            command.add_argument('--max_tokens', type=int, default=128, help='tokens an example, at most')
+            command.add_argument('--epochs', type=int, default=10, help='epochs, at most')
+            command.add_argument('--patience', type=int, default=10, help='evaluations without improvement before it stops')
+            command.add_argument('--eval_every', type=int, default=200, help='steps between evaluations; every epoch ends with one')
+            command.add_argument('--seed', type=int, default=0, help='of the head and the order of the examples')
     args = parser.parse_args()
-    if min(getattr(args, 'batch_size', 1), getattr(args, 'sequences', 1)) < 1 or getattr(args, 'stride', 0) < 0:
-        raise UserError('--batch_size and --sequences must be at least 1, --stride at least 0')
+    for key, value in vars(args).items():
+        if isinstance(value, (int, float)) and not (lowest := int(key not in ('stride', 'seed', 'learning_rate'))) <= value < math.inf:
+            raise UserError(f'--{key} must be at least {lowest}, not {value}')
     if getattr(args, 'plot', None) and not args.plot.endswith(('.png', '.pdf', '.svg')):
         raise UserError(f'--plot {args.plot}: a figure is a .png, .pdf or .svg')
     if args.command == 'ppl':
         for out_dir in run_folders(args.out_dirs):
             measure_ppl(out_dir, args)
     else:
-        {'teff': teff, 'alignment': alignment, 'matching': matching}[args.command](args)
+        {'teff': teff, 'alignment': alignment, 'matching': matching, 'glue': glue}[args.command](args)
 
 
 if __name__ == '__main__':

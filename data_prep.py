@@ -621,7 +621,8 @@ class Dataset:
         for row, language, of_corpus, part in zip(self.vocab_map, self.meta['languages'], self.corpus_of, p):
             corpus, (start, end), V = language['corpus'], of_corpus['train'], of_corpus['vocab_size']
             if corpus not in counts:
-                counts[corpus] = sum(np.bincount(self.tokens['train'][i:min(i + PIECE, end)], minlength=V) for i in range(start, end, PIECE))
+                pieces = (self.tokens['train'][i:min(i + PIECE, end)] for i in range(start, end, PIECE))
+                counts[corpus] = sum(np.bincount(piece, minlength=V) for piece in pieces)
             np.add.at(share, row[:V], part * counts[corpus] / (end - start))
         return share
 

@@ -25,7 +25,10 @@ from analyze import (
     hidden_similarity,
     joined_lines,
     match,
+    read_task,
+    shuffled_batches,
     sliding_window,
+    task_metrics,
     token_efficiency,
 )
 from config import UserError
@@ -390,7 +393,8 @@ def test_alignment_and_matching_of_two_corpora(in_runs, documents):
 @pytest.mark.parametrize('command, says', [
     (['alignment', 'out/mono_20'], 'two different languages'), (['alignment', 'out/cloned', '--languages', 'EN1', 'FR'], "no language 'FR'"),
     (['alignment', 'out/cloned', '--parallel', 'none.txt'], 'none.txt cannot be read'), (['alignment', 'out/cloned', '--sequences=0'], 'at least 1'),
-    (['matching', 'out/cloned', '--parallel', 'text/00.txt', '--line=0'], 'has lines 1 to')])
+    (['matching', 'out/cloned', '--parallel', 'text/00.txt', '--line=1000000'], 'has lines 1 to'),
+    (['glue', 'out/mono_20', '--data', '.'], 'two different languages')])
 def test_alignment_and_matching_refuse_in_one_line(command, says, in_runs):
     result = script('analyze.py', *command)
     assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1, result.err
@@ -411,3 +415,135 @@ def test_word2vec_is_measured_by_its_embeddings_and_has_no_perplexity(in_runs):
     assert set(found) == {'languages', 'embeddings'} and set(found['embeddings']) == {'input', 'output'}
     result = script('analyze.py', 'ppl', 'out_word2vec', '--device=cpu')
     assert result.status == 1 and 'has no perplexity' in result.err and len(result.err.splitlines()) == 1
+
+
+# ---- glue
+
+# every task as GLUE and SuperGLUE write it, and as JSON lines of the same fields or of the usual copies: two examples each
+OFFICIAL = {
+    'cola': ('CoLA', 'tsv', 'gj04\t1\t\tIt sails.\ngj04\t0\t*\tSails it the.\n'),
+    'sst2': ('SST-2', 'tsv', 'sentence\tlabel\na "fine film \t1\ndull\t0\n'),
+    'mrpc': ('MRPC', 'tsv', '\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tOne.\tTwo.\r\n0\t9\t10\tThree.\tFour.\r\n'),
+    'qqp': ('QQP', 'tsv', 'id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\tWhy?\tHow?\t0\n5\t6\tlost\n1\t3\t4\tWho?\tWho is it?\t1\n'),
+    'mnli': ('MNLI', 'tsv', 'index\tsentence1\tsentence2\tlabel1\tgold_label\n0\tA.\tB.\tneutral\tneutral\n1\tC.\tD.\tneutral\tcontradiction\n'),
+    'qnli': ('QNLI', 'tsv', 'index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1.\tentailment\n1\tWho?\tAt 2.\tnot_entailment\n'),
+    'rte': ('RTE', 'tsv', 'index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tnot_entailment\n1\tC.\tD.\tentailment\n'),
+    'boolq': ('BoolQ', 'jsonl', '{"question": "is it", "passage": "It is.", "idx": 0, "label": true}\n{"question": "was it", "passage": "No.", "idx": 1, "label": false}\n'),
+    'multirc': ('MultiRC', 'jsonl', '{"idx": 0, "passage": {"text": "He ate.", "questions": [{"question": "Who?", "answers": ['
+                                    '{"text": "He", "idx": 0, "label": 1}, {"text": "She", "idx": 1, "label": 0}]}]}}\n'),
+    'wsc': ('WSC', 'jsonl', '{"text": "Ann saw Eve, she ran.", "target": {"span1_text": "Ann", "span2_text": "she", "span1_index": 0}, "label": true}\n'
+                            '{"text": "Bob hit it.", "target": {"span1_text": "Bob", "span2_text": "it"}, "label": false}\n')}
+COPIES = {
+    'cola': [('sentence', 'It sails.', 'label', 1), ('sentence', 'Sails it the.', 'label', 0)],
+    'sst2': [('sentence', 'a "fine film ', 'label', 1), ('sentence', 'dull', 'label', 0)],
+    'mrpc': [('sentence1', 'One.', 'sentence2', 'Two.', 'label', 1), ('sentence1', 'Three.', 'sentence2', 'Four.', 'label', 0)],
+    'qqp': [('question1', 'Why?', 'question2', 'How?', 'label', 0), ('question1', 'Who?', 'question2', 'Who is it?', 'label', 1)],
+    'mnli': [('premise', 'A.', 'hypothesis', 'B.', 'label', 1), ('premise', 'C.', 'hypothesis', 'D.', 'label', 2)],
+    'qnli': [('question', 'When?', 'sentence', 'In 1.', 'label', 0), ('question', 'Who?', 'sentence', 'At 2.', 'label', 1)],
+    'rte': [('premise', 'A.', 'hypothesis', 'B.', 'label', 'not_entailment'), ('premise', 'C.', 'hypothesis', 'D.', 'label', 'entailment')],
+    'boolq': [('question', 'is it', 'passage', 'It is.', 'label', 1), ('question', 'was it', 'passage', 'No.', 'label', 0)],
+    'multirc': [('paragraph', 'He ate.', 'question', 'Who?', 'answer', 'He', 'label', 1), ('paragraph', 'He ate.', 'question', 'Who?', 'answer', 'She', 'label', 0)],
+    'wsc': [('text', 'Ann saw Eve, she ran.', 'span1_text', 'Ann', 'span2_text', 'she', 'label', 1), ('text', 'Bob hit it.', 'span1_text', 'Bob', 'span2_text', 'it', 'label', 0)]}
+
+
+@pytest.mark.parametrize('task', analyze.GLUE)
+def test_official_files_and_json_lines_of_a_task_are_the_same_examples(task, tmp_path):
+    folder, kind, text = OFFICIAL[task]
+    (tmp_path / f'train.{kind}').write_text(text, 'utf-8', newline='')
+    official = read_task(tmp_path, task, 'train')
+    (tmp_path / f'train.{kind}').unlink()
+    (tmp_path / 'train.json').write_text('\n'.join(json.dumps(dict(zip(r[::2], r[1::2]))) for r in COPIES[task]))
+    assert official == read_task(tmp_path, task, 'train') and len(official) == 2
+    (texts, label), (_, other) = official
+    assert label == COPIES[task][0][-1] if isinstance(COPIES[task][0][-1], int) else (label, other) == (1, 0)
+    assert label != other and len(texts) == (1 if task in ('cola', 'sst2') else 2)
+
+
+def test_metrics_are_their_definitions():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        predicted, true = rng.integers(2, size=(2, 50))
+        precision, recall = (true[predicted == 1] == 1).mean(), (predicted[true == 1] == 1).mean()
+        assert task_metrics(predicted, true, 'f1') == pytest.approx({'accuracy': (predicted == true).mean(), 'f1': 2 / (1 / precision + 1 / recall)})
+        assert task_metrics(predicted, true, 'matthews')['matthews'] == pytest.approx(np.corrcoef(predicted, true)[0, 1])
+    assert task_metrics(np.zeros(4), np.array([0, 1, 1, 0]), 'matthews')['matthews'] == 0  # one class only
+
+
+def test_batches_hold_every_example_once_and_little_padding():
+    lengths = np.random.default_rng(0).integers(1, 60, size=1000)
+    batches = shuffled_batches(lengths, 8, [0, 0])
+    assert sorted(np.concatenate(batches)) == list(range(1000)) and {len(b) for b in batches} == {8}
+    assert sum(lengths[b].max() * len(b) for b in batches) < 1.2 * lengths.sum()
+    assert [b.tolist() for b in batches] != [b.tolist() for b in shuffled_batches(lengths, 8, [0, 1])]
+
+
+def test_a_long_example_loses_the_end_of_its_longer_text(in_runs):
+    run = analyze.load_run('out/cloned', 'cpu')
+    tokenizer = analyze.load_tokenizer(run.dataset.path / 'en.model')
+    short, long = 'is it', 'the name of a module and the value of an attribute ' * 3
+    a, b = tokenizer.encode(short), tokenizer.encode(long)
+    ids, classes = analyze.encode_examples(run, 0, [([short, long], 1), ([long, short], 0), ([long], 1), ([long, long], 0), ([short, short], 0)], 32)
+    eod = [tokenizer.eod]
+    assert [i.tolist() for i in ids] == [a + eod + b[:30 - len(a)] + eod, b[:30 - len(a)] + eod + a + eod, b[:31] + eod,
+                                         b[:15] + eod + b[:15] + eod, a + eod + a + eod]
+    assert classes.tolist() == [1, 0, 1, 0, 0]
+
+
+@pytest.fixture(scope='session')
+def glue_data(tmp_path_factory):
+    """SST-2's format, on a task that a look at one word solves."""
+    folder, rng = tmp_path_factory.mktemp('glue'), np.random.default_rng(0)
+    (folder / 'SST-2').mkdir()
+    words = 'module class value name object type function string number file'.split()
+    for which, n in (('train', 600), ('dev', 200)):
+        rows = [(f'{" ".join(rng.choice(words, 4))} {("is not", "returns")[label]} {" ".join(rng.choice(words, 2))}', label)
+                for label in rng.integers(2, size=n)]
+        (folder / 'SST-2' / f'{which}.tsv').write_text('sentence\tlabel\n' + ''.join(f'{text}\t{label}\n' for text, label in rows))
+    return folder
+
+
+def test_glue_learns_in_l1_and_reports_both(in_runs, glue_data):
+    command = ['analyze.py', 'glue', 'out/cloned', '--data', glue_data, '--epochs=4', '--learning_rate=2e-3', '--device=cpu']
+    assert script(*command).status == 0
+    first = Path('out/cloned/glue.json').read_bytes()
+    assert script(*command).status == 0
+    assert Path('out/cloned/glue.json').read_bytes() == first  # seeded
+    found = json.loads(first)['tasks']['sst2']
+    assert found['EN1']['accuracy'] > max(0.9, found['majority'] + 0.2) and 0.2 < found['EN2']['accuracy'] < 1
+    assert found['majority'] < 0.6 and found['steps'] <= 4 * 10
+
+
+def test_clones_that_share_all_embeddings_agree_exactly(in_runs, glue_data):
+    assert script('train.py', *arguments(**CLONES | {'dataset': 'shared', 'anchor_frac': 1.0, 'max_iters': 3, 'out_dir': 'out_shared'})).status == 0
+    result = script('analyze.py', 'glue', 'out_shared', '--data', glue_data, '--tasks=sst2', '--epochs=2', '--learning_rate=1e-3', '--device=cpu')
+    assert result.status == 0, result.err
+    found = json.loads(Path('out_shared/glue.json').read_text())
+    assert found['tasks']['sst2']['EN1'] == found['tasks']['sst2']['EN2'] and found['mean_accuracy']['EN1'] > 0.6
+
+
+def test_patience_ends_fine_tuning_and_the_best_evaluation_counts(in_runs, glue_data):
+    run = analyze.load_run('out/cloned', 'cpu')
+    sets = [analyze.encode_examples(run, 0, read_task(glue_data / 'SST-2', 'sst2', which), 32) for which in ('train', 'dev')]
+    args = SimpleNamespace(learning_rate=0.0, batch_size=64, epochs=50, patience=3, eval_every=4, seed=0)
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    head, steps = analyze.fine_tune(run, *sets, 2, 'accuracy', 0, args, '')
+    assert steps == 4 + 4 + 2 + 4  # the first evaluation is the best; three more are not better
+    torch.testing.assert_close(run.model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('files, options, says', [
+    ({}, [], 'has no folder of a task'), ({'SST-2/train.tsv': 'sentence\tlabel\na\t1\n'}, [], 'it needs dev.tsv or dev.jsonl'),
+    ({}, ['--tasks=sst3'], 'the tasks are cola'), ({}, ['--tasks=rte'], 'has no folder RTE'),
+    ({'SST-2/train.tsv': 'sentence\tlabel\na\t7\n'}, [], "train.tsv, line 2: unknown label '7'"),
+    ({'SST-2/train.tsv': 'text\tlabel\na\t1\n'}, [], 'no field sentence'), ({'SST-2/train.tsv': ''}, [], 'has no examples'),
+    ({'SST-2/train.jsonl': '{"sentence": "a", "label": 1}\n{'}, [], 'train.jsonl, after line 1'),
+    ({'MultiRC/train.jsonl': '{"passage": {"text": 3}}'}, [], 'not a record of multirc'), ({'SST-2/train.tsv': '\xff'}, [], 'not a record'),
+    ({}, ['--learning_rate=-1'], '--learning_rate must be'), ({}, ['--epochs=0'], '--epochs must be')])
+def test_glue_refuses_in_one_line(files, options, says, in_runs, tmp_path, monkeypatch, capsys):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text.encode('latin-1'))
+    monkeypatch.setattr('sys.argv', ['analyze.py', 'glue', 'out/cloned', '--data', str(tmp_path), '--device=cpu', *options])
+    with pytest.raises(UserError, match=says) as error:
+        analyze.main()
+    assert '\n' not in str(error.value)
