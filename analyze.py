@@ -8,6 +8,7 @@ Measure trained runs.
     python analyze.py alignment OUT_DIR --parallel a.en a.fr    # on aligned lines: two corpora need them
     python analyze.py matching OUT_DIR --parallel a.en a.fr     # the token pairs of one line, and their picture
     python analyze.py glue OUT_DIR --data GLUE_DIR --tasks sst2 # fine-tune in L1, zero-shot in L2 -> OUT_DIR/glue.json
+    python analyze.py report OUT_DIR... --out report            # all of it together, beside the paper's: tables and figures
 """
 import argparse
 import csv
@@ -65,6 +66,49 @@ def run_folders(out_dirs):
 def write_json(path, content):
     write_aside(path, lambda aside: aside.write_text(json.dumps(content, indent=1) + '\n'))
     print(f'written: {path}', flush=True)
+
+
+def write_csv(path, columns, rows):
+    def write(aside):
+        with open(aside, 'w', newline='', encoding='utf-8') as f:
+            table = csv.DictWriter(f, columns, extrasaction='ignore')
+            table.writeheader()
+            table.writerows({key: '' if value != value else value for key, value in row.items()} for row in rows)  # nan: unknown
+    write_aside(Path(path), write)
+
+
+def save_figure(figure, path, dpi=150):
+    kind = Path(path).suffix[1:]
+    metadata = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # the same figure is the same bytes
+    write_aside(Path(path), lambda aside: figure.savefig(aside, dpi=dpi, format=kind, metadata=metadata))
+
+
+COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#F0E442', '#000000']  # Okabe and Ito's
+LANGUAGE_COLOURS = {'EN': COLOURS[0], 'EN1': COLOURS[0], 'EN2': COLOURS[1], 'FR': COLOURS[2]}
+
+
+def colour_of(language):
+    return LANGUAGE_COLOURS.setdefault(language, COLOURS[len(LANGUAGE_COLOURS) % len(COLOURS)])
+
+
+def pyplot():
+    """matplotlib.pyplot without a screen, set for figures of a column's width."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    plt.rcParams.update({'font.size': 8, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False,
+                         'legend.fontsize': 7, 'lines.markersize': 4, 'lines.linewidth': 1.2, 'pdf.fonttype': 42})
+    return plt
+
+
+def plain_log(axis, engineering=False):
+    """A logarithmic axis that is labelled in plain numbers wherever it begins and ends."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+    low, high = sorted(axis.get_view_interval())
+    few = high / max(low, 1e-9) < 30
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if few and not engineering else (1, 2, 5)))
+    axis.set_major_formatter(EngFormatter(sep='') if engineering else '{x:g}')
+    axis.set_minor_locator(NullLocator())
 
 
 # -----------------------------------------------------------------------------
@@ -220,32 +264,34 @@ def rows_of_csv(path):
             raise UserError(f'{path} has no column {column!r}: it needs a header line with {",".join(COLUMNS)}')
     for number, row in enumerate(rows, 2):
         try:
-            row['tokens'], row['ppl'] = float(row['tokens']), float(row['ppl'])
-            if not (0 < row['tokens'] < math.inf and 1 < row['ppl'] < math.inf and row['role'] in ('mono', 'multi')):
+            row['tokens'], row['ppl'] = int(float(row['tokens'])), float(row['ppl'])
+            if not (0 < row['tokens'] and 1 < row['ppl'] < math.inf and row['role'] in ('mono', 'multi')):
                 raise ValueError
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise UserError(f'{path}, line {number}: tokens must be a positive number, ppl a number above 1, role mono or multi: '
                             f'{row["tokens"]}, {row["ppl"]}, {row["role"]}') from None
     return rows
 
 
-def rows_of_runs(args):
-    """The rows of trained runs, one for every language that a run has seen; measures PPL where results.json is missing."""
-    folders = run_folders(args.out_dirs)
-    if not folders:
-        raise UserError('teff needs the folders of trained runs, or --runs with a table of them')
+def results_of(out_dir, args):
+    """The content of OUT_DIR/results.json, measured first where it is missing. Raises UserError for an unfinished run."""
+    try:
+        results = json.loads((Path(out_dir) / 'results.json').read_text())
+    except FileNotFoundError:
+        results = measure_ppl(out_dir, args)
+    except ValueError:
+        raise UserError(f'{out_dir}/results.json is damaged: python analyze.py ppl {out_dir} writes it anew') from None
+    if results['step'] < results['config']['max_iters']:
+        raise UserError(f'{out_dir} is at step {results["step"]:,} of {results["config"]["max_iters"]:,}, and TEff compares whole runs: '
+                        'train.py --resume finishes it')
+    return results
+
+
+def rows_of_results(all_results):
+    """{out_dir: results} -> a row for every language that a run has seen."""
     rows, texts = [], {}
-    for out_dir in folders:
-        try:
-            results = json.loads((Path(out_dir) / 'results.json').read_text())
-        except FileNotFoundError:
-            results = measure_ppl(out_dir, args)
-        except ValueError:
-            raise UserError(f'{out_dir}/results.json is damaged: python analyze.py ppl {out_dir} writes it anew') from None
+    for out_dir, results in all_results.items():
         cfg = SimpleNamespace(**results['config'])
-        if results['step'] < cfg.max_iters:
-            raise UserError(f'{out_dir} is at step {results["step"]:,} of {cfg.max_iters:,}, and TEff compares whole runs: '
-                            'train.py --resume finishes it')
         seen = {name: n for name, n in results['tokens_seen'].items() if n}
         for name, n in seen.items():
             measured = results['languages'][name]
@@ -253,31 +299,39 @@ def rows_of_runs(args):
             if texts.setdefault(corpus, (measured['test_text'], out_dir))[0] != measured['test_text']:
                 raise UserError(f'{out_dir} and {texts[corpus][1]} both call their corpus {corpus!r}, but have different test texts '
                                 'or tokenizers: they cannot be compared')
-            rows.append({'run': os.path.basename(os.path.normpath(out_dir)), 'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}',
-                         'corpus': corpus, 'language': name, 'tokens': n, 'ppl': measured['ppl'],
-                         'role': 'multi' if len(seen) > 1 else 'mono'})
+            rows.append({'out_dir': out_dir, 'run': os.path.basename(os.path.normpath(out_dir)),
+                         'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'corpus': corpus, 'language': name, 'tokens': n,
+                         'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono'})
     return rows
 
 
+def fit_law(rows, model, corpus):
+    """The law of a model size on a corpus, from the monolingual runs among rows. Raises UserError where none can be fitted."""
+    mono = [row for row in rows if (row['model'], row['corpus'], row['role']) == (model, corpus, 'mono')]
+    if not mono:
+        raise UserError(f'{model} on {corpus}: there is no monolingual run to fit its law to; three are needed')
+    return ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono], f'{model} on {corpus}')
+
+
+def add_efficiency(row, law):
+    """Add mlpe, mlte, teff, teff_low, teff_high and extrapolated to a row. Raises UserError where the law cannot reach its PPL."""
+    mlte = law.tokens(row['ppl'])
+    if mlte == math.inf:
+        raise UserError(f'run {row["run"]}, {row["language"]}: the law of {law.name} never reaches a PPL of {row["ppl"]:.4g} '
+                        f'(its limit is {1 / law.c:.4g}): it needs monolingual runs on more tokens')
+    factor = law.interval(row['ppl'])
+    teff = mlte / row['tokens']
+    row |= {'mlpe': float(law.ppl(row['tokens'])), 'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor,
+            'extrapolated': 'no' if law.shortest * (1 - 1e-9) <= mlte <= law.unit * (1 + 1e-9) else 'yes'}
+
+
 def token_efficiency(rows):
-    """Add mlpe, mlte, teff, teff_low, teff_high and extrapolated to every row; returns the laws, {(model, corpus): law}.
-    Raises UserError where a law cannot be fitted, or cannot reach a PPL."""
+    """Add every row's efficiency; returns the laws, {(model, corpus): law}. Raises UserError as fit_law and add_efficiency do."""
     laws = {}
-    for key in dict.fromkeys((row['model'], row['corpus']) for row in rows):
-        mono = [row for row in rows if (row['model'], row['corpus']) == key and row['role'] == 'mono']
-        if not mono:
-            raise UserError(f'{key[0]} on {key[1]}: there is no monolingual run to fit its law to; three are needed')
-        laws[key] = ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono], f'{key[0]} on {key[1]}')
     for row in rows:
-        law = laws[row['model'], row['corpus']]
-        mlte = law.tokens(row['ppl'])
-        if mlte == math.inf:
-            raise UserError(f'run {row["run"]}, {row["language"]}: the law of {law.name} never reaches a PPL of {row["ppl"]:.4g} '
-                            f'(its limit is {1 / law.c:.4g}): it needs monolingual runs on more tokens')
-        factor = law.interval(row['ppl'])
-        teff = mlte / row['tokens']
-        row |= {'mlpe': float(law.ppl(row['tokens'])), 'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor,
-                'extrapolated': 'no' if law.shortest * (1 - 1e-9) <= mlte <= law.unit * (1 + 1e-9) else 'yes'}
+        key = row['model'], row['corpus']
+        laws[key] = laws.get(key) or fit_law(rows, *key)
+        add_efficiency(row, laws[key])
     return laws
 
 
@@ -294,14 +348,10 @@ def print_table(rows):
         print('* extrapolated: MLTE lies outside the range of the monolingual runs')
 
 
-def plot_teff(rows, laws, path):
+def draw_teff(rows, laws):
     """Left: PPL by tokens, with the laws; the arrow from a point to its law spans MLTE. Right: TEff."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
     multi = [row for row in rows if row['role'] == 'multi']
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, max(3.8, 0.36 * len(multi) + 1.5)), layout='constrained')
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, max(3.2, 0.3 * len(multi) + 1.3)), layout='constrained')
     for i, (key, law) in enumerate(laws.items()):
         mono = [row for row in rows if row['role'] == 'mono' and (row['model'], row['corpus']) == key]
         span = [f(row[k] for row in rows if (row['model'], row['corpus']) == key for k in ('tokens', 'mlte')) for f in (min, max)]
@@ -317,11 +367,9 @@ def plot_teff(rows, laws, path):
     for run, marker in markers.items():
         left.plot([], [], marker, color=colours[run], label=run)
     left.set(xscale='log', yscale='log', xlabel='training tokens in the language', ylabel='PPL')
-    for axis, marks, style in ((left.xaxis, (1, 2, 5), EngFormatter(sep='')), (left.yaxis, (1, 1.5, 2, 3, 4, 5, 7), '{x:g}')):
-        axis.set_major_locator(LogLocator(subs=marks))
-        axis.set_major_formatter(style)
-        axis.set_minor_locator(NullLocator())
-    left.legend(fontsize='small', frameon=False)
+    plain_log(left.xaxis, engineering=True)
+    plain_log(left.yaxis)
+    left.legend()
     names = [f'{row["run"]}, {row["language"]}' for row in multi]
     right.barh(range(len(multi)), [row['teff'] for row in multi], height=0.6, color=[colours[row['run']] for row in multi])
     for i, row in enumerate(multi):
@@ -332,36 +380,28 @@ def plot_teff(rows, laws, path):
     right.axvline(1, color='black', lw=0.8, ls=':')
     right.set(yticks=range(len(multi)), yticklabels=names, xlabel='TEff (1: as a monolingual model)')
     right.invert_yaxis()
-    for axes in (left, right):
-        axes.spines[['top', 'right']].set_visible(False)
-    save_figure(figure, path)
-
-
-def save_figure(figure, path):
-    write_aside(Path(path), lambda aside: figure.savefig(aside, dpi=150, format=Path(path).suffix[1:]))
-    print(f'figure: {os.path.relpath(path)}')
+    return figure
 
 
 def teff(args):
     if args.runs and args.out_dirs:
         raise UserError('teff takes the folders of runs or --runs, not both')
-    rows = rows_of_csv(args.runs) if args.runs else rows_of_runs(args)
+    folders = run_folders(args.out_dirs)
+    if not args.runs and not folders:
+        raise UserError('teff needs the folders of trained runs, or --runs with a table of them')
+    rows = rows_of_csv(args.runs) if args.runs else rows_of_results({out_dir: results_of(out_dir, args) for out_dir in folders})
     laws = token_efficiency(rows)
     for law in laws.values():
         print(law)
     print_table(rows)
     if args.csv:
-        def write(path):
-            with open(path, 'w', newline='', encoding='utf-8') as f:
-                table = csv.DictWriter(f, COLUMNS + MEASURES, extrasaction='ignore')
-                table.writeheader()
-                table.writerows({k: '' if v != v else int(v) if k == 'tokens' else v for k, v in row.items()} for row in rows)
-        write_aside(Path(args.csv), write)
+        write_csv(args.csv, COLUMNS + MEASURES, rows)
     plot = args.plot
     if not plot and not args.runs:
-        plot = Path(os.path.commonpath([os.path.dirname(os.path.abspath(d)) for d in run_folders(args.out_dirs)])) / 'teff.png'
+        plot = Path(os.path.commonpath([os.path.dirname(os.path.abspath(d)) for d in folders])) / 'teff.png'
     if plot:
-        plot_teff(rows, laws, plot)
+        save_figure(draw_teff(rows, laws), plot)
+        print(f'figure: {os.path.relpath(plot)}')
 
 
 # -----------------------------------------------------------------------------
@@ -619,32 +659,34 @@ def matching(args):
         texts.append([pieces[base[int(i)]] for i in side])
     for i, j in pairs:
         print(f'{texts[0][i] if i < shown[0] else "..."}\t{texts[1][j] if j < shown[1] else "..."}\t{cosine[i, j]:.3f}')
-    plot = args.plot or Path(args.out_dir) / f'matching_line_{args.line}.png'
-    plot_matching([text[:n] for text, n in zip(texts, shown)], pairs, [run.dataset.names[i] for i in pair], plot)
+    results = {'languages': [run.dataset.names[i] for i in pair], 'line': args.line,
+               'tokens': [text[:n] for text, n in zip(texts, shown)], 'pairs': pairs}
+    write_json(run.out_dir / 'matching.json', results)
+    plot = args.plot or run.out_dir / f'matching_line_{args.line}.png'
+    save_figure(draw_matching(**results), plot)
+    print(f'figure: {os.path.relpath(plot)}')
 
 
-def plot_matching(texts, pairs, names, path):
+def draw_matching(languages, line, tokens, pairs):
     """Two rows of tokens with lines between matched ones; a match beyond the row's end points at '...'."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    rows = [[*text, '...'] for text in texts]
+    plt = pyplot()
+    rows = [[*text, '...'] for text in tokens]
     places = []  # the middle of every token; a character is 0.11 inch wide
     for row in rows:
         widths = np.array([0.11 * len(token) + 0.22 for token in row])
         places.append(np.cumsum(widths) - widths / 2)
     figure, axes = plt.subplots(figsize=(max(p[-1] for p in places) + 1.6, 2.4), layout='constrained')
-    for y, (row, x, name) in enumerate(zip(rows, places, names)):
+    for y, (row, x, name) in enumerate(zip(rows, places, languages)):
         axes.text(-0.3, 1 - y, name, ha='right', va='center', fontweight='bold')
         for token, at in zip(row, x):
             axes.text(at, 1 - y, token, ha='center', va='center', family='monospace', fontsize=9)
     for i, j in pairs:
         ends = [min(k, len(row) - 1) for k, row in zip((i, j), rows)]
-        colour, style = ('C0', '-') if i < len(texts[0]) and j < len(texts[1]) else ('grey', ':')
+        colour, style = ('C0', '-') if i < len(tokens[0]) and j < len(tokens[1]) else ('grey', ':')
         axes.plot([places[0][ends[0]], places[1][ends[1]]], [0.86, 0.14], color=colour, lw=0.9, ls=style)
     axes.set(xlim=(-1.2, max(p[-1] for p in places) + 0.3), ylim=(-0.25, 1.25))
     axes.axis('off')
-    save_figure(figure, path)
+    return figure
 
 
 # -----------------------------------------------------------------------------
@@ -888,6 +930,549 @@ def glue(args):
           + ', '.join(f'{name} {value:.3f}' for name, value in results['mean_accuracy'].items()))
 
 
+# -----------------------------------------------------------------------------
+# report: a set of runs as tables and figures, beside the paper's
+
+
+def schedule_name(schedule):
+    """[(0.0, (.9, .1)), (0.5, (.1, .9))] -> '90/10 then 10/90 from 50%'."""
+    stages = [('/'.join(f'{100 * p:.3g}' for p in ps), start) for start, ps in schedule]
+    return ' then '.join(ps + (f' from {100 * start:g}%' if start else '') for ps, start in stages)
+
+
+def read_json(path, remedy):
+    """The content of a JSON file, None where there is none. Raises UserError, naming the remedy, for a damaged one."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise UserError(f'{path} is damaged: {remedy} {path.parent} writes it anew') from None
+
+
+def run_of_report(out_dir, args):
+    """A run's settings and all that was measured on it; perplexity is measured now where it was not. None of it needs the
+    checkpoint, once it is measured."""
+    folder = Path(out_dir)
+    saved = read_json(folder / 'config.json', 'python train.py CONFIG.py --overwrite for')
+    if saved is None:
+        saved = (read_json(folder / 'results.json', 'python analyze.py ppl') or {}).get('config')
+    if not isinstance(saved, dict):
+        raise UserError(f'{out_dir} is not a run (it has no config.json): python train.py CONFIG.py --out_dir={out_dir} makes one')
+    cfg = SimpleNamespace(**config.settings(config.DEFAULT) | saved)
+    names, corpora = zip(*cfg.languages)
+    run = SimpleNamespace(out_dir=out_dir, name=os.path.basename(os.path.normpath(out_dir)), cfg=cfg, names=names, rows=[])
+    run.kind = 'mono' if len(names) == 1 else 'cloned' if len(set(corpora)) == 1 else 'real' if len(set(corpora)) == len(names) else 'mixed'
+    run.size = f'{cfg.n_layer}x{cfg.n_embd}' if cfg.model == 'gpt' else f'{cfg.n_embd}'
+    # of two languages in one proportion throughout: the share of the second
+    run.share = cfg.schedule[0][1][1] if len(names) == 2 and len(cfg.schedule) == 1 else None
+    run.results = results_of(out_dir, args) if cfg.model == 'gpt' else None
+    for measure in ('alignment', 'glue', 'matching'):
+        setattr(run, measure, read_json(folder / f'{measure}.json', f'python analyze.py {measure}'))
+    return run
+
+
+def total_tokens(cfg):
+    return cfg.max_iters * cfg.batch_size * cfg.block_size
+
+
+def setting_of(cfg, all_data):
+    """What a run has in common with a row of the paper's tables: corpora of its languages, vocabulary, share of all data (the
+    paper's 1.2B tokens), schedule."""
+    corpora = [corpus for _, corpus in cfg.languages]
+    clones = len(set(corpora)) < len(corpora)
+    vocab = f'{cfg.anchor_frac:g} anchors' if clones and cfg.anchor_frac else cfg.vocab if len(set(corpora)) > 1 else 'disjoint'
+    return ' '.join(corpora), vocab, round(total_tokens(cfg) / all_data, 2), schedule_name(cfg.schedule)
+
+
+def papers_figures():
+    """config/paper.csv: {(corpora, vocab, data, schedule, measure): {number of the language or layer: (where, value as printed)}}."""
+    found = {}
+    with open(config.DEFAULT.with_name('paper.csv'), newline='', encoding='utf-8') as f:
+        for row in csv.DictReader(f):
+            key = row['corpora'], row['vocab'], float(row['data']), row['schedule'], row['measure']
+            where = row['source'] + (f', row {row["row"]}' if row['row'] else '')
+            found.setdefault(key, {})[int(row['number'])] = where, row['value']
+    return found
+
+
+class Report:
+    """Runs and what can be said of all of them together: laws, efficiencies, the paper's figures for the same setting."""
+
+    def __init__(self, out_dirs, args):
+        self.notes, self.runs, self.laws, self.paper = [], [], {}, papers_figures()
+        for out_dir in out_dirs:
+            try:
+                self.runs.append(run_of_report(out_dir, args))
+            except UserError as e:
+                self.note(f'left out: {e}')
+        if not self.runs:
+            raise UserError('none of these folders is a run with results: python train.py CONFIG.py makes one, with its name as out_dir')
+        names = [run.name for run in self.runs]
+        for run in self.runs:
+            run.name = run.name if names.count(run.name) == 1 else os.path.normpath(run.out_dir)
+        of_out_dir = {run.out_dir: run for run in self.runs}
+        self.rows = rows_of_results({run.out_dir: run.results for run in self.runs if run.results})
+        for row in self.rows:
+            of_out_dir[row['out_dir']].rows.append(row)
+            key = row['model'], row['corpus']
+            try:
+                if key not in self.laws:
+                    self.laws[key] = None
+                    self.laws[key] = fit_law(self.rows, *key)
+                if self.laws[key]:
+                    add_efficiency(row, self.laws[key])
+            except UserError as e:
+                self.note(f'no TEff: {e}')
+        self.laws = {key: law for key, law in self.laws.items() if law}
+        # all data, the paper's 1.2B tokens: what most runs of several languages are trained on
+        totals = [total_tokens(run.cfg) for run in self.runs if run.kind != 'mono'] or [max(total_tokens(run.cfg) for run in self.runs)]
+        self.all_data = args.tokens or min(set(totals), key=lambda total: (-totals.count(total), total))
+        for run in self.runs:
+            run.setting = run.corpora, run.vocab, run.data, run.schedule = setting_of(run.cfg, self.all_data)
+        sizes = [run.size for run in self.runs if run.results]
+        self.main_size = max(sizes, key=sizes.count, default=None)  # shown where a figure has room for one
+
+    def note(self, text):
+        self.notes.append(text)
+        print(f'note: {text}', flush=True)
+
+    def scaling(self, kind, vocab):
+        """Runs of two languages, 50/50 or 90/10, of any size on any amount of data."""
+        return [run for run in self.runs if run.rows and (run.kind, run.vocab) == (kind, vocab) and run.schedule in ('50/50', '90/10')]
+
+    def papers(self, run, *measures, number=1):
+        """The columns of a table that hold the paper's figures for the setting of a run: where, and each measure as printed."""
+        found = [self.paper.get((*run.setting, measure), {}).get(number, ('', '')) for measure in measures]
+        return {"paper's": found[0][0]} | {f'its {measure}': value for measure, (_, value) in zip(measures, found)}
+
+    def ratios(self, kind, vocab='disjoint', model='gpt'):
+        """Runs of two languages that differ in their proportion alone, by rising share of the second."""
+        chosen = [run for run in self.runs if (run.kind, run.vocab, run.data, run.cfg.model) == (kind, vocab, 1, model)
+                  and run.share is not None and (model != 'gpt' or run.size == self.main_size)]
+        return sorted(chosen, key=lambda run: run.share)
+
+
+# Every figure is a function of the report: it returns a matplotlib figure, or None where its runs are missing.
+
+
+def panels(rows, columns, height=2.4):
+    """A figure of panels, each a column wide (3.3 inches), and its axes (rows, columns)."""
+    return pyplot().subplots(rows, columns, figsize=(3.3 * columns, height * rows), layout='constrained', squeeze=False)
+
+
+def points(runs, number, x_of, key):
+    """x and y of the runs for their language of that number: x_of(run) and a column of its rows."""
+    rows = [(x_of(run), row.get(key, math.nan)) for run in runs for row in run.rows if row['language'] == run.names[number]]
+    return zip(*rows) if rows else ((), ())
+
+
+def percent(run):
+    """The share of the second language in training."""
+    return 100 * run.share
+
+
+def tokens_of(run):
+    return total_tokens(run.cfg)
+
+
+def parameters(run):
+    return run.results['non_embedding_parameters']
+
+
+def figure_ratio(report, kind, vocabularies=('disjoint',)):
+    """PPL with the MLPE curve, and TEff, by the second language's share."""
+    shown = {vocab: runs for vocab in vocabularies if len(runs := report.ratios(kind, vocab)) > 1}
+    if not shown:
+        return None
+    figure, ((left, right),) = panels(1, 2)
+    for (vocab, runs), style in zip(shown.items(), ('-o', '--s')):
+        for number, name in enumerate(runs[0].names):
+            label = name if len(shown) == 1 else f'{name}, {vocab}'
+            left.plot(*points(runs, number, percent, 'ppl'), style, color=colour_of(name), label=label)
+            right.plot(*points(runs, number, percent, 'teff'), style, color=colour_of(name), label=label)
+    for number, (name, corpus) in enumerate(runs[0].cfg.languages):
+        if law := report.laws.get((f'gpt-{report.main_size}', corpus)):
+            share = np.linspace(runs[0].share, runs[-1].share, 100)
+            mlpe = law.ppl((share if number else 1 - share) * report.all_data)
+            left.plot(100 * share, mlpe, ':', color=colour_of(name), label=f'{name}, MLPE')
+    for axes, label in ((left, 'PPL'), (right, 'TEff')):
+        axes.set(xlabel=f'share of {runs[0].names[1]} in training (%)', ylabel=label)
+        axes.legend()
+    left.set_yscale('log')
+    plain_log(left.yaxis)
+    right.axhline(1, color='grey', lw=0.8, ls=':')
+    return figure
+
+
+def figure_glue(report):
+    """Mean accuracy over tasks, by the second language's share."""
+    runs = [run for run in report.ratios('cloned') if run.glue]
+    if len(runs) < 2:
+        return None
+    tasks = runs[0].glue['tasks']
+    figure, ((axes,),) = panels(1, 1)
+    for name in runs[0].glue['languages']:
+        accuracy = [100 * run.glue['mean_accuracy'][name] for run in runs]
+        axes.plot([percent(run) for run in runs], accuracy, '-o', color=colour_of(name), label=name)
+    axes.axhline(100 * np.mean([task['majority'] for task in tasks.values()]), color='grey', lw=0.8, ls=':', label='majority class')
+    what = next(iter(tasks)) if len(tasks) == 1 else f'mean of {len(tasks)} tasks'
+    axes.set(xlabel=f'share of {runs[0].names[1]} in training (%)', ylabel=f'accuracy (%), {what}')
+    axes.legend()
+    return figure
+
+
+def draw_scaling(column, runs, x_of, xlabel):
+    """PPL above, TEff below, by tokens or parameters: 50/50 dashed, 90/10 solid, each language in its colour."""
+    for schedule, style in (('50/50', '--o'), ('90/10', '-s')):
+        if chosen := sorted((run for run in runs if run.schedule == schedule), key=x_of):
+            for number, name in enumerate(chosen[0].names):
+                for axes, key in zip(column, ('ppl', 'teff')):
+                    axes.plot(*points(chosen, number, x_of, key), style, color=colour_of(name), label=f'{name}, {schedule}')
+    for axes, label in zip(column, ('PPL', 'TEff')):
+        axes.set(xscale='log', xlabel=xlabel, ylabel=label)
+        plain_log(axes.xaxis, engineering=True)
+    column[1].axhline(1, color='grey', lw=0.8, ls=':')
+
+
+def figure_scaling(report, kind, vocab):
+    """By data at the main size, and by size on all data."""
+    runs = report.scaling(kind, vocab)
+    views = [([run for run in runs if run.size == report.main_size], tokens_of, f'training tokens, {report.main_size}'),
+             ([run for run in runs if run.data == 1], parameters, 'non-embedding parameters')]
+    views = [(chosen, x_of, label) for chosen, x_of, label in views if len(set(map(x_of, chosen))) > 1]
+    if not views:
+        return None
+    figure, axes = panels(2, len(views), 2)
+    for column, view in zip(axes.T, views):
+        draw_scaling(column, *view)
+    axes[0, 0].legend()
+    return figure
+
+
+def figure_scaling_all(report, kind, vocab):
+    """By data, a column a size."""
+    runs = sorted(report.scaling(kind, vocab), key=parameters)
+    sizes = [size for size in dict.fromkeys(run.size for run in runs) if len({run.data for run in runs if run.size == size}) > 1]
+    if len(sizes) < 2:
+        return None
+    figure, axes = panels(2, len(sizes), 2)
+    for column, size in zip(axes.T, sizes):
+        draw_scaling(column, [run for run in runs if run.size == size], tokens_of, 'training tokens')
+        column[0].set_title(size)
+    axes[0, 0].legend()
+    return figure
+
+
+def figure_laws(report):
+    """Every law, with the monolingual runs that it is fitted to."""
+    if not report.laws:
+        return None
+    figure, ((axes,),) = panels(1, 1, 2.8)
+    for i, ((model, corpus), law) in enumerate(report.laws.items()):
+        mono = [row for row in report.rows if (row['model'], row['corpus'], row['role']) == (model, corpus, 'mono')]
+        x = np.geomspace(law.shortest, law.unit, 200)
+        axes.plot(x, law.ppl(x), color=COLOURS[i % 8], lw=1)
+        axes.plot([row['tokens'] for row in mono], [row['ppl'] for row in mono], 'osD^v'[i % 5], color=COLOURS[i % 8], label=law.name)
+    axes.set(xscale='log', yscale='log', xlabel='training tokens', ylabel='PPL')
+    plain_log(axes.xaxis, engineering=True)
+    plain_log(axes.yaxis)
+    axes.legend()
+    return figure
+
+
+def figure_embeddings(report):
+    """Cosine of equivalent subwords and of all pairs, by the second language's share: GPT beside word2vec."""
+    by_model = {title: [run for run in report.ratios('cloned', model=model) if run.alignment and 'embeddings' in run.alignment]
+                for title, model in (('GPT', 'gpt'), ('word2vec', 'word2vec'))}
+    by_model = {title: runs for title, runs in by_model.items() if len(runs) > 1}
+    if not by_model:
+        return None
+    figure, (row,) = panels(1, len(by_model))
+    for axes, (title, runs) in zip(row, by_model.items()):
+        for colour, table in zip(COLOURS[3:], ('input', 'output')):
+            for style, key, label in (('-o', 'mean', 'same subword'), (':x', 'all_pairs', 'all pairs')):
+                cosine = [run.alignment['embeddings'][table][key] for run in runs]
+                axes.plot([percent(run) for run in runs], cosine, style, color=colour, label=f'{table}, {label}')
+        axes.set(title=title, xlabel=f'share of {runs[0].names[1]} in training (%)', ylabel='cosine', ylim=(-0.25, 1.05))
+    row[0].legend()
+    return figure
+
+
+def figure_frequency(report):
+    """Cosine of equivalent subwords by how often training met the rarer version."""
+    runs = [run for run in report.ratios('cloned') if run.alignment and 'embeddings' in run.alignment]
+    if not runs:
+        return None
+    figure, (row,) = panels(1, 2)
+    ticks = ['0', '1+', '10+', '100+', '1k+', '10k+', '100k+', '1M+', '10M+', '100M+']
+    for axes, table in zip(row, ('input', 'output')):
+        last = 0
+        for colour, marker, run in zip(itertools.cycle(COLOURS[3:]), itertools.cycle('osD^v'), runs):
+            bins = run.alignment['embeddings'][table]['by_frequency']
+            places = [len(str(b['from'])) if b['from'] else 0 for b in bins]
+            axes.plot(places, [b['mean'] for b in bins], '-' + marker, color=colour, label=run.schedule)
+            last = max(last, *places)
+        axes.set(title=f'{table} embeddings', xlabel='occurrences of the rarer version', ylabel='cosine, same subword', ylim=(-0.25, 1.05),
+                 xticks=range(last + 1), xticklabels=ticks[:last + 1])
+    row[0].legend()
+    return figure
+
+
+def figure_anchors(report):
+    """PPL by the share of the vocabulary that two clones share."""
+    runs = [run for run in report.runs if run.kind == 'cloned' and run.rows and (run.data, run.size) == (1, report.main_size)
+            and run.share is not None]
+    schedules = [schedule for schedule in dict.fromkeys(run.schedule for run in runs)
+                 if len({run.cfg.anchor_frac for run in runs if run.schedule == schedule}) > 1]
+    if not schedules:
+        return None
+    figure, ((axes,),) = panels(1, 1)
+    for schedule, style in zip(schedules, itertools.cycle(('-o', '--s', ':D', '-.^'))):
+        chosen = sorted((run for run in runs if run.schedule == schedule), key=lambda run: run.cfg.anchor_frac)
+        for number, name in enumerate(chosen[0].names):
+            x_and_y = points(chosen, number, lambda run: 100 * run.cfg.anchor_frac, 'ppl')
+            axes.plot(*x_and_y, style, color=colour_of(name), label=f'{name}, {schedule}')
+    axes.set(xlabel='anchors (% of the vocabulary)', ylabel='PPL')
+    axes.legend()
+    return figure
+
+
+def figure_gradients(report, kind, vocab):
+    """Cosine of the gradients of parallel sequences, parameter type by layer, a heat map a run."""
+    runs = [run for run in report.ratios(kind, vocab) if run.alignment and 'gradients' in run.alignment][::-1]
+    if not runs:
+        return None
+    types = list(runs[0].alignment['gradients']['blocks'])
+    figure, (row,) = pyplot().subplots(1, len(runs), figsize=(1.6 + 2.2 * len(runs), 0.5 + 0.17 * len(types)), layout='constrained',
+                                       squeeze=False, sharey=True)
+    for axes, run in zip(row, runs):
+        values = np.array([run.alignment['gradients']['blocks'][name] for name in types])
+        image = axes.imshow(values, cmap='PuOr', vmin=-1, vmax=1, aspect='auto')
+        axes.set(title=f'{run.schedule}, mean {values.mean():.2f}', xlabel='layer', xticks=range(values.shape[1]),
+                 xticklabels=range(1, values.shape[1] + 1), yticks=range(len(types)), yticklabels=types)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=row, label='cosine of gradients', fraction=0.05)
+    return figure
+
+
+def figure_matching(report):
+    """The matched tokens of one line: of an anchored 50/50 run on real languages, as in the paper, where there is one."""
+    runs = sorted((run for run in report.runs if run.matching),
+                  key=lambda run: (run.kind != 'real', run.vocab != 'anchored', run.schedule != '50/50'))
+    return draw_matching(**runs[0].matching) if runs else None
+
+
+def train_loop(names, measure='', options=''):
+    """The shell line that trains the runs of configs, and measures each."""
+    command, _, rest = measure.partition(' ')
+    measure = f' && python analyze.py {command} out/$c {rest}'.rstrip() if measure else ''
+    return f'for c in {names}; do python train.py config/$c.py{options}{measure}; done'
+
+
+CLONED = 'cloned_50_50 cloned_90_10'
+REAL = 'en_fr_50_50 en_fr_90_10 en_fr_10_90'
+ANCHORED = 'en_fr_50_50_anchored en_fr_90_10_anchored en_fr_10_90_anchored'
+MONO = 'mono_en_100 mono_en_50 mono_en_10'
+RATIOS = ('for p in 05 20 30 40; do python train.py config/cloned_50_50.py --dataset=cloned_$p --out_dir=out/cloned_$p '
+          '--schedule="[(0.0, (0.$((100 - 10#$p)), 0.$p))]"; done')
+ANCHORS = ('for a in 0.05 0.1 0.25 0.5 1.0; do python train.py config/cloned_50_50.py --dataset=anchors_$a --out_dir=out/anchors_$a '
+           '--anchor_frac=$a; done')
+SHAPE = ' --n_layer=4 --n_embd=512 --n_head=8 --head_dim=32'
+MINI = ' --out_dir=out/${c}_mini' + SHAPE
+TWICE = ' --dataset=${c}_2x --out_dir=out/${c}_2x --max_iters=36530'
+MINI_TWICE = ' --dataset=${c}_2x --out_dir=out/${c}_2x_mini --max_iters=36530' + SHAPE
+PARALLEL = 'alignment --parallel a.en a.fr'
+# file, title, function, what makes its runs
+FIGURES = [
+    ('fig01_ratio', 'Fig. 1 left: PPL and TEff by imbalance, clones',
+     lambda report: figure_ratio(report, 'cloned'), [train_loop(f'{MONO} {CLONED}'), RATIOS]),
+    ('fig01_glue', 'Fig. 1 right: GLUE by imbalance, fine-tuned in the first language',
+     figure_glue, [train_loop(CLONED, 'glue --data GLUE_DIR')]),
+    ('fig02_scaling', 'Fig. 2: more data, larger models, clones',
+     lambda report: figure_scaling(report, 'cloned', 'disjoint'), [train_loop(CLONED, options=o) for o in ('', TWICE, MINI)]),
+    ('fig03_ratio_real', 'Fig. 3: PPL and TEff by imbalance, two real languages',
+     lambda report: figure_ratio(report, 'real', ('disjoint', 'anchored')),
+     [train_loop(f'{MONO} {MONO.replace("en", "fr")} {REAL} {ANCHORED}')]),
+    ('fig04_scaling_real', 'Fig. 4: more data, larger models, two real languages, anchored',
+     lambda report: figure_scaling(report, 'real', 'anchored'), [train_loop(ANCHORED, options=o) for o in ('', TWICE, MINI)]),
+    ('fig05_laws', 'Fig. 5: scaling laws of monolingual models',
+     figure_laws, [train_loop(f'{MONO} {MONO.replace("en", "fr")}')]),
+    ('fig06_embeddings', 'Fig. 6: similarity of embeddings by imbalance, clones',
+     figure_embeddings, [train_loop(f'{CLONED} {CLONED.replace("cloned", "word2vec")}', 'alignment')]),
+    ('fig07_frequency', 'Fig. 7: similarity of embeddings by frequency, clones',
+     figure_frequency, [train_loop(CLONED, 'alignment')]),
+    ('fig08_anchors', 'Fig. 8: PPL by share of anchors, clones',
+     figure_anchors, [train_loop('cloned_50_50'), ANCHORS]),
+    ('fig09_scaling_all', 'Fig. 9: every size on every amount of data, clones',
+     lambda report: figure_scaling_all(report, 'cloned', 'disjoint'),
+     [train_loop(CLONED, options=o) for o in ('', TWICE, MINI, MINI_TWICE)]),
+    ('fig10_scaling_all_real', 'Fig. 10: every size on every amount of data, two real languages, anchored',
+     lambda report: figure_scaling_all(report, 'real', 'anchored'),
+     [train_loop(ANCHORED, options=o) for o in ('', TWICE, MINI, MINI_TWICE)]),
+    ('fig11_gradients', 'Fig. 11: similarity of gradients, clones',
+     lambda report: figure_gradients(report, 'cloned', 'disjoint'), [train_loop(CLONED, 'alignment')]),
+    ('fig12_gradients_anchored', 'Fig. 12: similarity of gradients, two real languages, anchored',
+     lambda report: figure_gradients(report, 'real', 'anchored'), [train_loop(ANCHORED, PARALLEL)]),
+    ('fig13_gradients_disjoint', 'Fig. 13: similarity of gradients, two real languages, disjoint',
+     lambda report: figure_gradients(report, 'real', 'disjoint'), [train_loop(REAL, PARALLEL)]),
+    ('fig14_matching', 'Fig. 14: matched tokens of one sentence',
+     figure_matching, [train_loop('en_fr_50_50_anchored', 'matching --parallel a.en a.fr')])]
+
+
+# Every table is a function of the report: {column: format}, and rows {column: value}.
+
+
+def columns_of(run):
+    return {'run': run.name, 'model': run.cfg.model, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab}
+
+
+def table_ppl(report, kind):
+    """PPL and TEff of the runs of a kind, and of the monolingual ones on the same corpora."""
+    corpora = {corpus for run in report.runs if run.kind == kind and run.rows for _, corpus in run.cfg.languages}
+    measures = {'PPL': 'ppl', 'MLPE': 'mlpe', 'TEff': 'teff', 'low': 'teff_low', 'high': 'teff_high', 'extrapolated': 'extrapolated'}
+    rows = []
+    for run in report.runs:
+        for row in run.rows if run.kind == kind or run.corpora in corpora else []:
+            rows.append(columns_of(run) | {'data': run.data, 'language': row['language'], 'tokens seen': row['tokens']}
+                        | {column: row.get(key, '') for column, key in measures.items()}
+                        | report.papers(run, 'PPL', 'TEff', number=run.names.index(row['language']) + 1))
+    return {'data': 'g', 'tokens seen': ','} | dict.fromkeys(list(measures)[:-1], '.2f'), rows
+
+
+def table_hidden_states(report):
+    """Cosine of corresponding tokens' hidden states, a column a layer, ours above the paper's."""
+    runs = [run for run in report.runs if run.alignment and 'hidden_states' in run.alignment]
+    layers, rows = [f'layer {i}' for i in range(1, 1 + max([12, *(run.cfg.n_layer for run in runs)]))], []
+    for run in runs:
+        for how, values in run.alignment['hidden_states'].items():
+            rows.append(columns_of(run) | {'tokens paired by': how} | dict.fromkeys(layers, '') | dict(zip(layers, values)))
+            paper = report.paper.get((*run.setting, 'hidden states'))
+            if paper and how == ('position' if run.kind == 'cloned' else 'matching'):
+                values = [float(value) for _, value in paper.values()]
+                rows.append(rows[-1] | {'run': f"paper's {paper[1][0]}", 'size': '12x768'} | dict(zip(layers, values)))
+    return dict.fromkeys(layers, '.2f'), rows
+
+
+def table_gradients(report):
+    """Mean cosine of gradients over parameter types and layers, and that of the embedding tables."""
+    tables = 'wte', 'wpe', 'lm_head'
+    rows = [columns_of(run) | {'mean': found['macro_average']} | {table: found['others'][f'{table}.weight'] for table in tables}
+            | report.papers(run, 'gradients') for run in report.runs if run.alignment and (found := run.alignment.get('gradients'))]
+    return dict.fromkeys(('mean', *tables), '.3f'), rows
+
+
+def table_embeddings(report):
+    """Mean cosine of equivalent subwords, and of all pairs."""
+    rows = []
+    for run in report.runs:
+        for table, found in (run.alignment or {}).get('embeddings', {}).items():
+            papers = report.papers(run, 'embeddings' if (run.cfg.model, table) == ('gpt', 'input') else '')
+            rows.append(columns_of(run) | {'table': table, 'same subword': found['mean'], 'all pairs': found['all_pairs']}
+                        | dict(zip(("paper's", 'its embeddings'), papers.values())))
+    return {'same subword': '.3f', 'all pairs': '.3f'}, rows
+
+
+def table_glue(report):
+    """Every metric of every task, in the language of fine-tuning and in the other."""
+    rows = []
+    for run in report.runs:
+        for task, found in run.glue['tasks'].items() if run.glue else ():
+            first, second = (found[language] for language in run.glue['languages'])
+            rows += [columns_of(run) | {'task': task, 'metric': metric, 'first language': first[metric], 'second': second[metric],
+                                        'majority class': found['majority'], 'steps': found['steps']} for metric in first]
+    return {'first language': '.3f', 'second': '.3f', 'majority class': '.3f', 'steps': ','}, rows
+
+
+# file, title, function
+TABLES = [
+    ('table1_cloned', 'Table 1: cloned languages', lambda report: table_ppl(report, 'cloned')),
+    ('table3_real', 'Table 3: real languages', lambda report: table_ppl(report, 'real')),
+    ('clones_and_real', 'Clones and real languages together', lambda report: table_ppl(report, 'mixed')),
+    ('table2_4_hidden_states', 'Tables 2 and 4: similarity of hidden states', table_hidden_states),
+    ('gradients', 'Similarity of gradients', table_gradients),
+    ('embeddings', 'Similarity of the embeddings of equivalent subwords', table_embeddings),
+    ('glue', 'GLUE: fine-tuned in the first language, zero-shot in the second', table_glue)]
+
+
+STYLE = '''body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
+th, td { padding: 2px 9px; text-align: left; white-space: nowrap }
+th { border-bottom: 1px solid #222 } tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% }
+pre { background: #f4f4f4; padding: 8px; overflow-x: auto; font-size: 12px } h2 { margin-top: 2em }'''
+
+
+def as_markdown(blocks):
+    lines = []
+    for kind, text, *rest in blocks:
+        if kind == 'table':
+            file, header, rows = rest
+            lines += [f'## {text}', '', *('| ' + ' | '.join(cell.replace('|', '\\|') for cell in row) + ' |'
+                                          for row in [header, ['---'] * len(header), *rows]), '', f'[{file}.csv]({file}.csv)']
+        elif kind == 'figure':
+            lines += [f'## {text}', '', f'![{text}]({rest[0]}.png)', '', f'[{rest[0]}.pdf]({rest[0]}.pdf)']
+        else:
+            lines += {'h1': [f'# {text}'], 'h2': [f'## {text}'], 'p': [text], 'li': [f'- {text}'], 'pre': ['```', text, '```']}[kind]
+        lines += [] if kind == 'li' else ['']
+    return '\n'.join(lines)
+
+
+def as_html(blocks, folder):
+    """One page that needs no other file: the pictures are within."""
+    import base64
+    from html import escape
+    html = ['<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Language imbalance: report</title>'
+            f'<style>{STYLE}</style></head><body>']
+    for kind, text, *rest in blocks:
+        text = escape(text)
+        if kind == 'table':
+            file, header, rows = rest
+            html += [f'<h2>{text}</h2><table>', *('<tr>' + ''.join(f'<{cell}>{escape(value)}</{cell}>' for value in row) + '</tr>'
+                                                  for cell, row in [('th', header), *(('td', row) for row in rows)]), '</table>']
+        elif kind == 'figure':
+            file, inches = rest
+            picture = base64.b64encode((folder / f'{file}.png').read_bytes()).decode()
+            html += [f'<h2>{text}</h2><img width="{110 * inches:.0f}" alt="{text}" src="data:image/png;base64,{picture}">']
+        else:
+            html += [f'<{kind}>{text}</{kind}>']
+    return '\n'.join([*html, '</body></html>', ''])
+
+
+def report(args):
+    """Put runs together: tables (md, html and csv) and every figure that they allow (PNG and PDF), in one folder."""
+    found = Report(run_folders(args.out_dirs), args)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = [('h1', 'Language imbalance: report'), ('p', (
+        f'{len(found.runs)} runs. All data, the unit of the column "data", are {found.all_data:,} training tokens; in the paper 1.2B. '
+        "The paper's figures beside ours are of 12x768. TEff: tokens that a monolingual model would need for that PPL / tokens seen; low "
+        f'and high: 95% by the fit of its law. Figures with room for one model size show {found.main_size}.'))]
+    blocks += [('li', f'{law}') for law in found.laws.values()] + [('li', note) for note in found.notes] + [('p', '')]
+    for name, title, table in TABLES:
+        formats, rows = table(found)
+        if rows:
+            write_csv(folder / f'{name}.csv', list(rows[0]), rows)
+            cells = [['' if value == '' or value != value else format(value, formats.get(column, '')) for column, value in row.items()]
+                     for row in rows]
+            blocks += [('table', title, name, list(rows[0]), cells)]
+    missing = []
+    for name, title, draw, commands in FIGURES:
+        figure = draw(found)
+        if not figure:
+            missing += [('p', title), ('pre', '\n'.join(commands))]
+            continue
+        blocks += [('figure', title, name, figure.get_figwidth())]
+        for kind in ('pdf', 'png'):
+            save_figure(figure, folder / f'{name}.{kind}', dpi=200)
+        pyplot().close(figure)
+    if missing:
+        blocks += [('h2', 'Figures whose runs are missing, and what makes them'), *missing]
+    for name, text in (('report.md', as_markdown(blocks)), ('report.html', as_html(blocks, folder))):
+        write_aside(folder / name, lambda aside: aside.write_text(text, 'utf-8'))
+    print(f'{folder}/report.html: {len(FIGURES) - len(missing) // 2} of {len(FIGURES)} figures')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
@@ -895,10 +1480,11 @@ def main():
     for name, text in (('ppl', 'perplexity per language, by sliding window'), ('teff', 'token efficiency'),
                        ('alignment', 'how alike two languages are inside: embeddings, hidden states, gradients'),
                        ('matching', 'the matched tokens of one pair of parallel lines, and their picture'),
-                       ('glue', 'fine-tune on GLUE tasks in the first language, measure both')):
+                       ('glue', 'fine-tune on GLUE tasks in the first language, measure both'),
+                       ('report', 'tables and every figure that a set of runs allows, beside the paper\'s')):
         command = commands.add_parser(name, help=text, description=text, **formats)
-        if name in ('ppl', 'teff'):
-            command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
+        if name in ('ppl', 'teff', 'report'):
+            command.add_argument('out_dirs', metavar='OUT_DIR', nargs='*' if name == 'teff' else '+', help='folders of trained runs')
             command.add_argument('--stride', type=int, default=0, help='tokens scored per window; 0: a quarter of block_size, 128 of 512')
             command.add_argument('--batch_size', type=int, default=32, help='windows at a time')
         else:
@@ -918,6 +1504,10 @@ def main():
         if name == 'matching':
             command.add_argument('--line', type=int, default=1, help='line of the parallel text to show')
             command.add_argument('--plot', help='write the picture here; default: matching_line_N.png in OUT_DIR')
+        if name == 'report':
+            command.add_argument('--out', default='report', metavar='DIR', help='folder to write')
+            command.add_argument('--tokens', type=float, default=0, help='training tokens that count as all data (1.2B in the paper); '
+                                 '0: those of most runs of several languages')
         if name == 'glue':
             command.add_argument('--data', required=True, metavar='DIR', help='folder with a folder a task: SST-2/train.tsv, ...')
             command.add_argument('--tasks', help=f'of {",".join(GLUE)}; default: those that DIR has')
@@ -930,7 +1520,8 @@ def main():
             command.add_argument('--seed', type=int, default=0, help='of the head and the order of the examples')
     args = parser.parse_args()
     for key, value in vars(args).items():
-        if isinstance(value, (int, float)) and not (lowest := int(key not in ('stride', 'seed', 'learning_rate'))) <= value < math.inf:
+        lowest = int(key not in ('stride', 'seed', 'learning_rate', 'tokens'))
+        if isinstance(value, (int, float)) and not lowest <= value < math.inf:
             raise UserError(f'--{key} must be at least {lowest}, not {value}')
     if getattr(args, 'plot', None) and not args.plot.endswith(('.png', '.pdf', '.svg')):
         raise UserError(f'--plot {args.plot}: a figure is a .png, .pdf or .svg')
@@ -938,7 +1529,7 @@ def main():
         for out_dir in run_folders(args.out_dirs):
             measure_ppl(out_dir, args)
     else:
-        {'teff': teff, 'alignment': alignment, 'matching': matching, 'glue': glue}[args.command](args)
+        {'teff': teff, 'alignment': alignment, 'matching': matching, 'glue': glue, 'report': report}[args.command](args)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,9 @@ import csv
 import gzip
 import json
 import math
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +14,11 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from conftest import CLONES, arguments, script, settings
+from conftest import CLONES, ROOT, arguments, script, settings
 from torch.nn import functional as F
 
 import analyze
+import config
 import train
 from analyze import (
     ScalingLaw,
@@ -547,3 +550,156 @@ def test_glue_refuses_in_one_line(files, options, says, in_runs, tmp_path, monke
     with pytest.raises(UserError, match=says) as error:
         analyze.main()
     assert '\n' not in str(error.value)
+
+
+# ---- report
+
+LAW = {'en': (0.034, 0.24, 0.08), 'fr': (0.03, 0.3, 0.09)}  # 1/PPL = c - a * (t / 1M)^-b
+
+
+def write_run(out_dir, tokens=1_000_000, teff=(), **overrides):
+    """A run whose PPL is the law's at teff x tokens seen, with every measure that its kind allows."""
+    cfg = settings(batch_size=10, block_size=100, max_iters=tokens // 1000, **overrides)
+    shares, languages, seen = train.marginals(cfg.schedule), {}, {}
+    for (name, corpus), share, gain in zip(cfg.languages, shares, teff or [1]):
+        a, b, c = LAW[corpus]
+        seen[name] = round(share * tokens)
+        ppl = 1 / (c - a * (gain * share * tokens / 1e6) ** -b)
+        languages[name] = {'corpus': corpus, 'test_text': corpus, 'ppl': ppl, 'loss': math.log(ppl), 'bits_per_byte': 1.0, 'scored_tokens': 9}
+    folder = Path('out') / out_dir
+    folder.mkdir(parents=True)
+    (folder / 'config.json').write_text(json.dumps(vars(cfg)))
+    names, rng = [name for name, _ in cfg.languages], np.random.default_rng(0)
+    if cfg.model == 'gpt':
+        (folder / 'results.json').write_text(json.dumps({'config': vars(cfg), 'step': cfg.max_iters, 'tokens_seen': seen, 'languages': languages,
+                                                         'non_embedding_parameters': 12 * cfg.n_layer * cfg.n_embd ** 2}))
+    if len(names) < 2:
+        return
+    found, clones = {'languages': names}, cfg.languages[0][1] == cfg.languages[1][1]
+    if clones:
+        bins = [{'from': n, 'below': 10 * n or 1, 'subwords': 9, 'mean': share} for n, share in zip((0, 1, 10, 100), (0, 0.1, 0.2, 0.4))]
+        found['embeddings'] = {table: {'mean': 0.2, 'all_pairs': 0.1, 'subwords': 36, 'by_frequency': bins} for table in ('input', 'output')}
+    if cfg.model == 'gpt':
+        found |= {'sequences': 5, 'hidden_states': {'position' if clones else 'matching': [0.5] * cfg.n_layer},
+                  'gradients': {'blocks': {kind: rng.uniform(-1, 1, cfg.n_layer).tolist() for kind in ('ln_1.weight', 'mlp.c_fc.weight')},
+                                'others': {'wte.weight': 0.0, 'wpe.weight': 0.1, 'lm_head.weight': 0.0}, 'macro_average': 0.25}}
+        (folder / 'glue.json').write_text(json.dumps({'languages': names, 'tasks': {'sst2': {
+            'majority': 0.5, 'steps': 3, **{name: {'accuracy': 0.8} for name in names}}}, 'mean_accuracy': dict.fromkeys(names, 0.8)}))
+        (folder / 'matching.json').write_text(json.dumps({'languages': names, 'line': 1, 'tokens': [['a', 'b'], ['c']], 'pairs': [[0, 0], [1, 5]]}))
+    (folder / 'alignment.json').write_text(json.dumps(found))
+
+
+def make_report(*command):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('sys.argv', ['analyze.py', 'report', *command])
+        analyze.main()
+
+
+@pytest.fixture(scope='session')
+def everything(tmp_path_factory):
+    """A folder with runs for every table and figure, of known TEff, and the report on them."""
+    folder = tmp_path_factory.mktemp('everything')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_runs()
+        make_report(*runs_of_study())
+    return folder
+
+
+@pytest.fixture
+def study(everything, monkeypatch):
+    monkeypatch.chdir(everything)
+    return everything
+
+
+def runs_of_study():
+    return sorted(str(path) for path in Path('out').iterdir())
+
+
+def write_runs():
+    clones, real = {'languages': [('EN1', 'en'), ('EN2', 'en')]}, {'languages': [('EN', 'en'), ('FR', 'fr')], 'corpora': {'en': 'e', 'fr': 'f'}}
+    half, most = [(0.0, (0.5, 0.5))], [(0.0, (0.9, 0.1))]
+    for corpus in ('en', 'fr'):
+        for share in (1, 5, 10):
+            write_run(f'mono_{corpus}_{share}', 100_000 * share, languages=[(corpus.upper(), corpus)], corpora={corpus: 'x'})
+            write_run(f'mono_{corpus}_{share}_wide', 100_000 * share, languages=[(corpus.upper(), corpus)], corpora={corpus: 'x'}, n_embd=64)
+    for kind, languages, vocab in (('cloned', clones, 'disjoint'), ('real', real, 'anchored'), ('real', real, 'disjoint')):
+        for name, schedule, teff in (('50_50', half, (0.89, 0.9)), ('90_10', most, (1.0, 2.08))):
+            name = f'{kind}_{vocab}_{name}'
+            write_run(name, teff=teff, schedule=schedule, vocab=vocab, **languages)
+            if vocab == 'anchored' or kind == 'cloned':
+                write_run(f'{name}_2x', 2_000_000, teff=(0.4, 0.5), schedule=schedule, vocab=vocab, **languages)
+                for tokens in (1_000_000, 2_000_000):
+                    write_run(f'{name}_wide_{tokens}', tokens, teff=(0.45, 0.45), schedule=schedule, vocab=vocab, n_embd=64, **languages)
+    write_run('anchors_50', teff=(1.1, 1.2), schedule=half, anchor_frac=0.5, **clones)
+    for name, schedule in (('w2v_50', half), ('w2v_90', most)):
+        write_run(name, schedule=schedule, model='word2vec', **clones)
+
+
+def csv_of(name):
+    with open(f'report/{name}.csv', newline='') as f:
+        return list(csv.DictReader(f))
+
+
+def test_report_draws_every_figure_and_fills_every_table_from_results_alone(study):
+    for name, title, *_ in analyze.FIGURES:
+        assert Path(f'report/{name}.png').read_bytes().startswith(b'\x89PNG') and Path(f'report/{name}.pdf').read_bytes().startswith(b'%PDF'), title
+    assert 'missing' not in Path('report/report.md').read_text()
+    rows = {(row['run'], row['language']): row for row in csv_of('table1_cloned')}
+    assert float(rows['cloned_disjoint_90_10', 'EN2']['TEff']) == pytest.approx(2.08, abs=1e-4)
+    assert float(rows['cloned_disjoint_50_50', 'EN1']['TEff']) == pytest.approx(0.89, abs=1e-4)
+    for language, where, ppl, teff in (('EN1', 'Table 1, row 5', '22.5', '1.00'), ('EN2', 'Table 1, row 5', '32.8', '2.08')):
+        row = rows['cloned_disjoint_90_10', language]
+        assert (row["paper's"], row['its PPL'], row['its TEff']) == (where, ppl, teff)
+    assert rows['cloned_disjoint_50_50_2x', 'EN1']['its TEff'] == '0.73' and rows['anchors_50', 'EN1']["paper's"] == ''
+    rows = {(row['run'], row['language']): row for row in csv_of('table3_real')}
+    assert rows['real_anchored_90_10', 'FR']['its TEff'] == '1.27' and rows['real_disjoint_90_10', 'FR']['its TEff'] == '1.05'
+    assert rows['mono_fr_1', 'FR']['its PPL'] == '34.1' and ('cloned_disjoint_50_50', 'EN1') not in rows
+    assert {row['its gradients'] for row in csv_of('gradients') if row['run'] == 'real_anchored_50_50'} == {'0.17'}
+    assert sum(row['run'] == "paper's Table 4" for row in csv_of('table2_4_hidden_states')) == 6  # two of the runs have another width
+    assert len(csv_of('glue')) == len([name for name in runs_of_study() if 'w2v' not in name and 'mono' not in name])
+
+
+def test_report_html_needs_no_other_file_and_markdown_links_to_files_that_exist(study):
+    text, html = (Path(f'report/report.{kind}').read_text() for kind in ('md', 'html'))
+    assert html.count('<img') == len(analyze.FIGURES) == len(re.findall(r'src="data:image/png;base64,', html))
+    assert not re.search(r'<script|<link|https?://|url\(', html)
+    links = re.findall(r'\]\((.+?)\)', text)
+    assert len(links) > 2 * len(analyze.FIGURES) and all((Path('report') / link).is_file() for link in links)
+
+
+def test_report_twice_is_the_same_bytes(study):
+    make_report(*runs_of_study(), '--out=again')
+    first, again = ({path.name: path.read_bytes() for path in Path(folder).iterdir()} for folder in ('report', 'again'))
+    assert first == again and len(first) == 2 * len(analyze.FIGURES) + 6 + 2
+
+
+def test_report_lists_what_is_missing_with_commands_whose_configs_exist(study):
+    make_report('out/cloned_disjoint_50_50', '--out=one')
+    text = Path('one/report.md').read_text()
+    assert 'no TEff: gpt-2x32 on en: there is no monolingual run' in text
+    commands = [line for line in text.splitlines() if line.startswith('for ')]
+    assert len(commands) > 10
+    for command in commands:
+        assert subprocess.run(['bash', '-n', '-c', command]).returncode == 0
+        loop = re.match(r'for c in (.+?); do python train.py config/\$c.py(.*?)( &&|; done)', command)
+        for name in loop[1].split() if loop else re.findall(r'config/(\w+).py', command):
+            overrides = loop[2].replace('${c}', name).split() if loop else []
+            config.load([str(ROOT / 'config' / f'{name}.py'), *overrides])
+
+
+def test_report_leaves_out_what_has_no_results_and_says_what_to_run(study, tmp_path, monkeypatch):
+    shutil.copytree('out/mono_en_1', tmp_path / 'whole')
+    shutil.copytree('out/mono_en_1', tmp_path / 'damaged')
+    monkeypatch.chdir(tmp_path)
+    Path('empty').mkdir()
+    with pytest.raises(UserError, match='none of these folders is a run with results: python train.py'):
+        make_report('empty')
+    Path('damaged/results.json').write_text('{')
+    Path('untrained').mkdir()
+    shutil.copy('whole/config.json', 'untrained')
+    make_report('empty', 'untrained', 'damaged', 'whole', '--out=.')
+    text = Path('report.md').read_text()
+    for says in ('empty is not a run', 'untrained has no checkpoint yet: python train.py', 'damaged/results.json is damaged: python analyze.py ppl damaged'):
+        assert f'left out: {says}' in text
+    assert '1 runs' in text and Path('table1_cloned.csv').exists() is False

@@ -1,5 +1,6 @@
 """config: settings, their overrides, and what the shipped configs promise."""
 import ast
+import csv
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, script
 
+import analyze
 import config
 from config import UserError
 from data_prep import check_languages, marginals
@@ -73,14 +75,72 @@ TABLE_1 = {1: (1.2, [1]), 2: (0.6, [1]), 3: (0.12, [1]), 4: (1.2, [.5, .5]), 5: 
            8: (1.2, [.5, .5]), 9: (1.2, [.5, .5]), 10: (2.4, [.5, .5]), 11: (2.4, [.5, .5]), 12: (3.6, [.5, .5]), 13: (3.6, [.5, .5])}
 
 
-@pytest.mark.parametrize('row', TABLE_1)
-def test_every_row_of_table_1_is_one_config(row):
-    path, = [p for p in CONFIGS if f'Table 1, row {row}:' in p.read_text()]
+# Table 3: row -> tokens in billions, p(EN) and p(FR) over the whole run, vocabulary (a dash: of one language)
+TABLE_3 = {1: (1.2, [1], '-'), 2: (0.6, [1], '-'), 3: (0.12, [1], '-'), 4: (1.2, [1], '-'), 5: (0.6, [1], '-'), 6: (0.12, [1], '-'),
+           7: (1.2, [.5, .5], 'disjoint'), 8: (1.2, [.9, .1], 'disjoint'), 9: (1.2, [.1, .9], 'disjoint'), 10: (1.2, [.5, .5], 'disjoint'),
+           11: (1.2, [.5, .5], 'anchored'), 12: (1.2, [.9, .1], 'anchored'), 13: (1.2, [.1, .9], 'anchored'),
+           **{row: (1.2, [.5, .5], 'anchored') for row in (14, 15, 16)}, **{row: (2.4, [.5, .5], 'anchored') for row in (17, 18)},
+           **{row: (3.6, [.5, .5], 'anchored') for row in (19, 20)}}
+
+
+@pytest.mark.parametrize('table, row', [(1, row) for row in TABLE_1] + [(3, row) for row in TABLE_3])
+def test_every_row_of_the_papers_tables_is_one_config(table, row):
+    path, = [p for p in CONFIGS if re.search(rf'Table {table}, row {row}[:;]', p.read_text().split('\n')[0])]
     cfg = config.load([str(path)])
-    tokens, p = TABLE_1[row]
+    tokens, p, *vocab = (TABLE_1 if table == 1 else TABLE_3)[row]
+    if table == 3:
+        assert [corpus for _, corpus in cfg.languages] == (['en', 'fr'] if len(p) == 2 else ['fr' if row > 3 else 'en'])
+        assert vocab == ['-'] or vocab == [cfg.vocab]
     assert cfg.max_iters * cfg.batch_size * cfg.block_size == pytest.approx(tokens * 1e9, rel=0.005)
     np.testing.assert_allclose(marginals(cfg.schedule), p, atol=1e-9)
     assert (cfg.dataset, cfg.out_dir) == (path.stem, f'out/{path.stem}')
+
+
+def paper_rows():
+    with open(ROOT / 'config' / 'paper.csv', encoding='utf-8') as f:
+        return list(csv.DictReader(f))
+
+
+def test_figures_of_the_paper_are_as_it_prints_them():
+    paper = ROOT.parent / 'shared' / 'paper' / 'language_imbalance_paper.txt'
+    if not paper.exists():
+        pytest.skip('the paper lies in ../shared, which is not here')
+    lines = [line.split('\t') for line in paper.read_text('utf-8').replace('$>1\\text{B}$', '>1B').splitlines()]
+    _, table_1, table_3 = (list(group) for group in split_at(lines, lambda line: line[0] == 'Run Type'))
+    printed = {f'Table {n}': {line[1]: line[-4:] for line in table if len(line) > 4 and line[1].isdigit()} for n, table in ((1, table_1), (3, table_3))}
+    layers = {('Table 2', 'disjoint'): [line[2:] for line in table_1 if line[0] in ('50%', '90%')],
+              ('Table 4', 'disjoint'): [line[-12:] for line in table_3 if len(line) == 15 and line[1].endswith('%')][:2],
+              ('Table 4', 'anchored'): [line[-12:] for line in table_3 if len(line) == 15 and line[1].endswith('%')][2:]}
+    seen = 0
+    for row in paper_rows():
+        number = int(row['number']) - 1
+        if row['measure'] in ('PPL', 'TEff'):
+            values = printed[row['source']][row['row']][:2] if row['measure'] == 'PPL' else printed[row['source']][row['row']][2:]
+            values = values if len(row['corpora'].split()) > 1 else [value for value in values if value != '-']
+        elif row['measure'] == 'hidden states':
+            values = layers[row['source'], row['vocab']][row['schedule'] == '90/10']
+        else:  # gradients and embeddings stand in the text
+            assert row['value'] in paper.read_text('utf-8')
+            continue
+        assert values[number] == row['value'], row
+        seen += 1
+    assert seen == 2 * 3 + 2 * 10 * 2 - 1 + 2 * 3 + 2 * 14 * 2 + 6 * 12
+
+
+def split_at(items, is_start):
+    groups = [[]]
+    for item in items:
+        groups += [[]] if is_start(item) else []
+        groups[-1].append(item)
+    return groups
+
+
+@pytest.mark.parametrize('table, row', [(1, row) for row in TABLE_1] + [(3, row) for row in TABLE_3 if row > 3])
+def test_report_puts_the_papers_row_beside_its_config(table, row):
+    path, = [p for p in CONFIGS if f'Table {table}, row {row}:' in p.read_text() or f'Table {table}, row {row};' in p.read_text()]
+    setting = analyze.setting_of(config.load([str(path)]), 18265 * 128 * 512)
+    found = [row for row in paper_rows() if (row['corpora'], row['vocab'], float(row['data']), row['schedule']) == setting and row['measure'] == 'PPL']
+    assert found and {(row['source'], row['row']) for row in found} == {(f'Table {table}', str(row))}
 
 
 def test_quickstart_runs_differ_in_languages_and_length_only():
