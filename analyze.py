@@ -102,11 +102,10 @@ def pyplot():
 
 
 def plain_log(axis, engineering=False):
-    """A logarithmic axis that is labelled in plain numbers wherever it begins and ends."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+    """A logarithmic axis that is labelled in plain numbers, whatever it spans."""
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
     low, high = sorted(axis.get_view_interval())
-    few = high / max(low, 1e-9) < 30
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if few and not engineering else (1, 2, 5)))
+    axis.set_major_locator(MaxNLocator(5) if high < 3 * low else LogLocator(subs=(1, 2, 5) if high > 30 * low else (1, 1.5, 2, 3, 5, 7)))
     axis.set_major_formatter(EngFormatter(sep='') if engineering else '{x:g}')
     axis.set_minor_locator(NullLocator())
 
@@ -243,7 +242,7 @@ class ScalingLaw:
     def __str__(self):
         sign = '-' if self.a > 0 else '+'
         return (f'{self.name}: 1/PPL = {self.c:.5g} {sign} {abs(self.a):.4g} * (tokens / {self.unit:,.0f})^{-self.b:.4g}; '
-                f'{self.n} monolingual runs, off by at most {100 * self.error:.2g}% in PPL')
+                f'{self.n} monolingual runs, off by at most {100 * self.error:.2f}% in PPL')
 
 
 COLUMNS = ['run', 'model', 'corpus', 'language', 'tokens', 'ppl', 'role']
@@ -963,7 +962,7 @@ def run_of_report(out_dir, args):
     names, corpora = zip(*cfg.languages)
     run = SimpleNamespace(out_dir=out_dir, name=os.path.basename(os.path.normpath(out_dir)), cfg=cfg, names=names, rows=[])
     run.kind = 'mono' if len(names) == 1 else 'cloned' if len(set(corpora)) == 1 else 'real' if len(set(corpora)) == len(names) else 'mixed'
-    run.size = f'{cfg.n_layer}x{cfg.n_embd}' if cfg.model == 'gpt' else f'{cfg.n_embd}'
+    run.size = f'{cfg.n_layer}x{cfg.n_embd}' if cfg.model == 'gpt' else f'word2vec-{cfg.n_embd}'
     # of two languages in one proportion throughout: the share of the second
     run.share = cfg.schedule[0][1][1] if len(names) == 2 and len(cfg.schedule) == 1 else None
     run.results = results_of(out_dir, args) if cfg.model == 'gpt' else None
@@ -1325,7 +1324,7 @@ FIGURES = [
 
 
 def columns_of(run):
-    return {'run': run.name, 'model': run.cfg.model, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab}
+    return {'run': run.name, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab}
 
 
 def table_ppl(report, kind):
@@ -1396,9 +1395,9 @@ TABLES = [
     ('glue', 'GLUE: fine-tuned in the first language, zero-shot in the second', table_glue)]
 
 
-STYLE = '''body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
+STYLE = '''body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
-th, td { padding: 2px 9px; text-align: left; white-space: nowrap }
+th, td { padding: 2px 7px; text-align: left; white-space: nowrap }
 th { border-bottom: 1px solid #222 } tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% }
 pre { background: #f4f4f4; padding: 8px; overflow-x: auto; font-size: 12px } h2 { margin-top: 2em }'''
 
