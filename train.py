@@ -39,7 +39,7 @@ from data_prep import DATA, Dataset, Sampler, check_languages, marginals, write_
 from model import GPT, GPTConfig, Word2Vec
 
 # settings that do not change what is learned: a run may be resumed, or found finished, with others
-FREE = {'out_dir', 'micro_batch_size', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
+FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
         'device', 'dtype', 'compile', 'num_workers'}
 
 
@@ -77,6 +77,43 @@ def learning_rate(step, cfg):
         return cfg.learning_rate * (step + 1) / cfg.warmup_iters
     progress = (step - cfg.warmup_iters) / (cfg.max_iters - cfg.warmup_iters)
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
+
+
+def shard(model, device, world):
+    """Split the parameters of a model, block by block, between processes: for one too large for a GPU."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    mesh = init_device_mesh(device.split(':')[0], (world,))
+    for part in [*getattr(model, 'h', []), model]:
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def state_of(model, optimizer, sharded):
+    """The state of both, whole and on the CPU if it is split between processes: the same file from any number of them."""
+    if not sharded:
+        return {'model': model.state_dict(), 'optimizer': optimizer.state_dict()}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    of_model, of_optimizer = get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if not of_model:  # the first process has it all, the others nothing
+        return {}
+    names = [name for name, _ in model.named_parameters()]
+    of_optimizer = {'state': {i: of_optimizer['state'][name] for i, name in enumerate(names)},  # by number, as torch.optim has it
+                    'param_groups': [group | {'params': list(range(len(names)))} for group in of_optimizer['param_groups']]}
+    return {'model': of_model, 'optimizer': of_optimizer}
+
+
+def load_state(model, optimizer, checkpoint, sharded):
+    """The inverse of state_of. Raises RuntimeError for the state of another shape."""
+    if not sharded:
+        model.load_state_dict(checkpoint['model'])
+        optimizer.load_state_dict(checkpoint['optimizer'])
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    names = [name for name, _ in model.named_parameters()]
+    of_optimizer = {'state': {names[i]: state for i, state in checkpoint['optimizer']['state'].items()},
+                    'param_groups': [group | {'params': names} for group in checkpoint['optimizer']['param_groups']]}
+    set_state_dict(model, optimizer, model_state_dict=checkpoint['model'], optim_state_dict=of_optimizer,
+                   options=StateDictOptions(full_state_dict=True))
 
 
 def load_checkpoint(out_dir):
@@ -188,28 +225,37 @@ def main(cfg):
             say(f'note: {name} has {len(pool) * cfg.block_size:,} tokens, which this run reads {epochs:.2f} times')
 
     # ---- model, optimiser
-    model = raw_model = new_model(cfg, dataset.meta['vocab_size']).to(device)
+    if ddp:
+        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+    sharded = ddp and cfg.shard
+    model = raw_model = new_model(cfg, dataset.meta['vocab_size'])
+    n_params, n_other = sum(p.numel() for p in model.parameters()), model.num_params()
+    if sharded:
+        shard(model, device, world)  # which moves to each device its part alone
+    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), betas=(cfg.beta1, cfg.beta2), eps=1e-8, fused=device != 'mps')
     if cfg.model == 'word2vec':
         raw_model.set_frequency(dataset.frequency(marginals(cfg.schedule)))
     start = 0
     if checkpoint:
         try:
-            raw_model.load_state_dict(checkpoint['model'])
+            load_state(model, optimizer, checkpoint, sharded)
         except RuntimeError:
             raise UserError(f'the checkpoint in {cfg.out_dir} is of another model shape: it cannot be resumed') from None
-        optimizer.load_state_dict(checkpoint['optimizer'])
         sampler.read[:] = checkpoint['sequences_read']
         start = checkpoint['step']
     checkpoint = None  # free its memory
-    if ddp:
-        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
     if cfg.compile is True or cfg.compile == 'auto' and device.startswith('cuda'):
         model = torch.compile(model)
-    if ddp:
+    if ddp and not sharded:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
-    say(f'{raw_model.num_params():,} non-embedding parameters, {dataset.meta["vocab_size"]:,} model ids; '
-        f'{cfg.max_iters:,} steps of {cfg.batch_size} x {cfg.block_size} tokens on {world} x {device}')
+    with autocast():
+        flops, kept = raw_model.cost_per_token()
+    tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
+    memory = 16 * n_params / (world if sharded else 1) + kept * micro_batch_size * cfg.block_size  # 16: gradients, Adam's moments
+    say(f'{n_other:,} non-embedding parameters, {dataset.meta["vocab_size"]:,} model ids; '
+        f'{cfg.max_iters:,} steps of {cfg.batch_size} x {cfg.block_size} tokens on {world} x {device}: {tokens / 1e6:,.1f}M tokens, '
+        f'{flops * tokens:.2g} FLOPs, about {memory / 2 ** 30:.2g} GiB a device')
 
     # ---- logs: what lies behind the checkpoint is dropped, so that no step stands there twice
     out_dir = Path(cfg.out_dir)
@@ -254,7 +300,9 @@ def main(cfg):
             raw_model.draw_negatives([cfg.seed, step, 0, 1])  # 1: another stream than the languages'
         loss = torch.zeros((), device=device)
         for i in range(0, batch_size, micro_batch_size):
-            if ddp:  # exchange gradients once a step, with the last micro-batch
+            if sharded:  # exchange gradients once a step, with the last micro-batch
+                raw_model.set_requires_gradient_sync(i + micro_batch_size == batch_size)
+            elif ddp:
                 model.require_backward_grad_sync = i + micro_batch_size == batch_size
             with autocast():
                 micro_loss = model(x[i:i + micro_batch_size], y[i:i + micro_batch_size]) * (micro_batch_size / batch_size)
@@ -284,16 +332,24 @@ def main(cfg):
                 say(f'step {done:,}/{cfg.max_iters:,}: loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}, {left / 60:.1f} min left',
                     flush=True)
             logged, logged_step = now, done
+        if done == start + 5:
+            warm = time.time()  # what is compiled has been
+        if done == start + 20 and not last:
+            a_step = (time.time() - warm) / 15
+            left = (cfg.max_iters - done) * a_step
+            say(f'at {cfg.batch_size * cfg.block_size / a_step:,.0f} tokens/s the rest takes about '
+                + (f'{left / 3600:.1f} h' if left > 5400 else f'{left / 60:.1f} min'), flush=True)
         pause = time.time()
         if done % cfg.eval_interval == 0 or last:
-            losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, rank, world)
+            ranks = () if sharded else (rank, world)  # a split model runs on all at once: each evaluates everything
+            losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, *ranks)
             log('log', step=done, eval_loss=losses)
             if not last and master:
                 bar.write(f'step {done:,}: evaluation loss ' + ', '.join(f'{name} {value:.3f}' for name, value in losses.items()))
-        if (done % cfg.checkpoint_interval == 0 or last) and master:
-            state = {'step': done, 'sequences_read': sampler.read.tolist(),
-                     'model': raw_model.state_dict(), 'optimizer': optimizer.state_dict()}
-            write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path))
+        if (done % cfg.checkpoint_interval == 0 or last) and (master or sharded):
+            state = {'step': done, 'sequences_read': sampler.read.tolist(), **state_of(raw_model, optimizer, sharded)}
+            if master:
+                write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path))
         logged += time.time() - pause  # the speed is that of training
     bar.close()
     if ddp:

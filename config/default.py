@@ -43,5 +43,6 @@ overwrite = False                  # train.py: discard the run in out_dir; data_
 # system
 device = 'auto'                    # 'cuda', 'mps', 'cpu'; auto: the first of these that is there
 dtype = 'auto'                     # 'bfloat16' (autocast) or 'float32'; auto: bfloat16 on a cuda device that has it
+shard = False                      # several GPUs: split the model between them (fully_shard), for one larger than a GPU
 compile = 'auto'                   # torch.compile: True or False; auto: on cuda
 num_workers = 0                    # processes of data_prep.py; 0: one a core

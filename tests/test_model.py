@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import model as model_module
 from model import GPT, GPTConfig, Word2Vec, linear_cross_entropy
@@ -73,6 +74,32 @@ def test_loss_is_that_of_the_logits_and_traceable_by_compile():
     compiled(ids, targets).backward()
     gradient = model.lm_head.weight.grad.clone()
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, model.lm_head.weight)[0])
+
+
+@pytest.mark.parametrize('shape', [{'n_layer': 4, 'n_embd': 128, 'n_head': 4, 'block_size': 128, 'vocab_size': 1000},
+                                   {'n_layer': 2, 'n_embd': 256, 'n_head': 4, 'block_size': 64, 'vocab_size': 300, 'head_dim': 32}])
+def test_cost_per_token_is_what_is_counted(shape):
+    model = GPT(GPTConfig(**shape))
+    x, y = torch.randint(300, (2, 8, shape['block_size']))
+    with FlopCounterMode(display=False) as counter:
+        model(x, y).backward()
+    flops, kept = model.cost_per_token()
+    # the counter leaves out attention's backward pass on CPU, or counts all of it where half is masked
+    assert counter.get_total_flops() / x.numel() == pytest.approx(flops, rel=0.1)
+    for bfloat16 in (False, True):
+        own, storages, alive = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}, []
+
+        def pack(tensor):
+            alive.append(tensor)
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+        with torch.autocast('cpu', torch.bfloat16, enabled=bfloat16):
+            _, kept = model.cost_per_token()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                model(x, y)
+        copies = 2 * model.num_params() if bfloat16 else 0  # autocast's, of the weights
+        counted = sum(n for pointer, n in storages.items() if pointer not in own) - model.lm_head.weight.nbytes - copies
+        assert counted / x.numel() == pytest.approx(kept, rel=0.15)
 
 
 def test_a_token_sees_only_its_past():

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,10 @@ def log_of(out_dir):
 def contents(out_dir):
     """Every file of a run but the one that tells the machine's speed."""
     return {p.name: p.read_bytes() for p in Path(out_dir).iterdir() if p.name != 'speed.jsonl'}
+
+
+def two_processes(*run):
+    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(ROOT / 'train.py'), *run]
 
 
 def test_missing_dataset_is_prepared_then_a_run_tells_what_it_saw_and_learned(alone):
@@ -67,12 +72,14 @@ def test_micro_batches_and_processes_do_not_change_the_run(model, here):
     common = dict(**CLONES, model=model, max_iters=8, dtype='float32', overwrite=True)
     train.main(settings(**common, out_dir='out/whole'))
     train.main(settings(**common, out_dir='out/micro', micro_batch_size=2))
-    two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', ROOT / 'train.py',
-                          *arguments(**common, out_dir='out/two', micro_batch_size=2)], capture_output=True, text=True, timeout=240)
-    assert two.returncode == 0, two.stderr
+    for name in ('two', 'two_shard'):
+        shard = name == 'two_shard'
+        command = two_processes(*arguments(**common, out_dir=f'out/{name}', micro_batch_size=2, shard=shard))
+        two = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert two.returncode == 0, two.stderr
     whole = log_of('out/whole')
     weights = torch.load('out/whole/ckpt.pt', weights_only=True)['model']
-    for other in ('out/micro', 'out/two'):
+    for other in ('out/micro', 'out/two', 'out/two_shard'):
         for a, b in zip(whole, log_of(other), strict=True):
             assert a.get('tokens_seen') == b.get('tokens_seen')
             for key in a.keys() & {'loss', 'eval_loss'}:
@@ -99,6 +106,34 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(model
     assert contents('out/killed')['log.jsonl'] == contents('out/undisturbed')['log.jsonl']
     killed, undisturbed = (torch.load(f'out/{run}/ckpt.pt', weights_only=True) for run in ('killed', 'undisturbed'))
     torch.testing.assert_close(killed, undisturbed, rtol=0, atol=0)  # weights, optimiser, step, sequences read
+
+
+@pytest.mark.parametrize('first', ['one', 'two'])
+def test_a_checkpoint_of_one_process_goes_on_in_two_with_the_model_split_and_the_other_way_round(first, alone):
+    run = arguments(**CLONES, max_iters=60, checkpoint_interval=10, log_interval=60, eval_interval=60)
+    commands = {'one': [sys.executable, str(ROOT / 'train.py'), *run, '--out_dir=out/a'], 'two': two_processes(*run, '--out_dir=out/a', '--shard')}
+    assert script('train.py', *run, '--out_dir=out/undisturbed').status == 0
+    process = subprocess.Popen(commands[first], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not Path('out/a/ckpt.pt').exists() and process.poll() is None:
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and torch.load('out/a/ckpt.pt', weights_only=True)['step'] < 60
+    second = subprocess.run([*commands['two' if first == 'one' else 'one'], '--resume'], capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    a, b = (torch.load(f'out/{name}/ckpt.pt', weights_only=True) for name in ('a', 'undisturbed'))
+    assert a['sequences_read'] == b['sequences_read'] and a['model'].keys() == b['model'].keys()
+    for name, value in a['model'].items():
+        torch.testing.assert_close(value, b['model'][name], atol=2e-3, rtol=1e-2)
+    for i, state in a['optimizer']['state'].items():
+        torch.testing.assert_close(state['exp_avg'], b['optimizer']['state'][i]['exp_avg'], atol=1e-4, rtol=1e-1)
+    assert a['optimizer'].keys() == b['optimizer'].keys() and a['optimizer']['param_groups'][0]['params'] == b['optimizer']['param_groups'][0]['params']
+
+
+def test_a_run_says_what_it_will_cost(here):
+    # FLOPs: 6 x (26,496 + 400 x 32 weights) + attention 6 x 2 x 32 x 32, x 5,632 tokens; bytes: 16 x 52,096 + 66 x 2 x 32 x 256 tokens
+    result = script('train.py', *arguments(max_iters=22, out_dir='out/cost', overwrite=True))
+    assert re.search(r'22 steps of 8 x 32 tokens on 1 x cpu: 0.0M tokens, 1.4e\+09 FLOPs, about 0.0018 GiB a device', result.out), result.out
+    assert re.search(r'at [\d,]+ tokens/s the rest takes about 0.0 min', result.out)
 
 
 def test_evaluation_is_the_loss_over_the_same_windows_of_test_text(here):
