@@ -980,7 +980,8 @@ def setting_of(cfg, all_data):
     paper's 1.2B tokens), schedule."""
     corpora = [corpus for _, corpus in cfg.languages]
     clones = len(set(corpora)) < len(corpora)
-    vocab = f'{cfg.anchor_frac:g} anchors' if clones and cfg.anchor_frac else cfg.vocab if len(set(corpora)) > 1 else 'disjoint'
+    between = 'disjoint' if len(set(corpora)) == 1 else 'shared' if cfg.tokenizer == 'shared' else cfg.vocab
+    vocab = f'{cfg.anchor_frac:g} anchors' if clones and cfg.anchor_frac else between
     return ' '.join(corpora), vocab, round(total_tokens(cfg) / all_data, 2), schedule_name(cfg.schedule)
 
 

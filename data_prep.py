@@ -3,6 +3,7 @@ Text in, token ids and languages out: corpora -> data/<dataset>/
 
     python data_prep.py config/cloned_90_10.py                                     # what a config names
     python data_prep.py --dataset=novels --corpora="{'en': 'novels/*.txt.gz'}"     # own text: one file, one document
+    python data_prep.py --dataset=web --corpora="{'en': 'web/*.jsonl.zst:content'}" # a line (or a row of .parquet), one document
     python data_prep.py --vocab_size=512 --dataset=small                           # the built-in text, no download
 
 train.bin, test.bin  uint16: base token ids; documents joined by the end-of-document token, corpora one after the other
@@ -23,21 +24,27 @@ import functools
 import glob
 import gzip
 import hashlib
+import importlib
 import io
+import itertools
 import json
 import lzma
 import math
 import os
+import re
 import shutil
 import sys
 import tarfile
 import time
+import urllib.request
 import warnings
+import zipfile
 import zlib
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 from tqdm import tqdm
@@ -50,7 +57,11 @@ DATA = Path('data')
 PARTIAL = DATA / '.partial'  # everything is written here, and moved when it is whole
 PIECE = 1 << 20  # bytes of text that are read and encoded at a time
 TOKENIZER_BYTES = 100_000_000  # a tokenizer is trained on the first so many bytes of the training text
+HUB_SHARD = 200  # rows of a hub's data set that are kept in a file
 HUB_TEST_DOCUMENTS = 1000  # test documents of a hub's data set lie among its first so many, however much is read for training
+
+# white space: blanks other than one, blanks around a line's end, more than one empty line
+BLANKS, LINE_ENDS, BLANK_LINES = (re.compile(pattern) for pattern in (r' *[^\S\n ][^\S\n]*|  +', r' *\n *', r'\n{3,}'))
 
 # -----------------------------------------------------------------------------
 # Sources: each gives (document number, piece of its text), in a fixed order
@@ -78,42 +89,203 @@ def pieces_of(stream, name):
             return
 
 
-OPEN = {'.txt': open, '.txt.gz': gzip.open, '.txt.xz': lzma.open}
+class ZstdFile(io.RawIOBase):
+    """A .zst file, opened for reading. Unlike the package's own reader it does not take a file that was cut off for a whole one."""
+
+    def __init__(self, raw):
+        import zstandard
+        self.raw, self.frame = raw, zstandard.ZstdDecompressor
+        self.inner, self.ready, self.packed = self.frame().decompressobj(), b'', b''
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        while not self.ready:
+            self.packed = self.packed or self.raw.read(1 << 17)
+            if not self.packed and self.inner:
+                raise EOFError('it ends within a frame')
+            if not self.packed:
+                return 0
+            self.inner = self.inner or self.frame().decompressobj()  # frames may follow one another
+            self.ready, self.packed = self.inner.decompress(self.packed), b''
+            if self.inner.eof:
+                self.packed, self.inner = self.inner.unused_data, None
+        n = min(len(buffer), len(self.ready))
+        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
+        return n
+
+
+BUILT_IN = """to run the same config on the built-in text add --corpora="{'en': 'docstrings'}\""""
+
+
+def needed(package, source, otherwise=''):
+    """An optional package, imported. Raises UserError that names the pip command where it is absent."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(f'{source} needs a package that is not installed: pip install {package}{otherwise}') from None
+
+
+DAMAGED = (lzma.LZMAError, zlib.error, gzip.BadGzipFile, tarfile.TarError, EOFError)
+TEI = '{http://www.tei-c.org/ns/1.0}'
+UNPACK = {'.gz': lambda raw: gzip.GzipFile(fileobj=raw), '.xz': lzma.LZMAFile, '.zst': lambda raw: io.BufferedReader(ZstdFile(raw))}
+KINDS = '.txt, .jsonl (both plain, .gz, .xz or .zst), .parquet, .tar (plain, .gz or .xz, of .txt and .jsonl)'
 TAR = ('.tar', '.tar.gz', '.tgz', '.tar.xz')
 
 
-def file_documents(paths):
-    """One document a file; one a member for a tar, in the archive's order. Raises UserError for a damaged archive."""
-    document = -1
-    for path in paths:
+def kind_of(path):
+    """'.txt', '.jsonl', '.parquet' or '.tar' by a file's name; None for others."""
+    if path.endswith(TAR):
+        return '.tar'
+    plain = path.removesuffix(next((end for end in UNPACK if path.endswith(end)), ''))
+    kind = next((kind for kind in ('.txt', '.jsonl', '.parquet') if plain.endswith(kind)), None)
+    return None if kind == '.parquet' and plain != path else kind
+
+
+# Every source is a generator of (key, piece of text): a new key begins a new document, with an empty piece.
+
+
+def stream_documents(stream, name, field):
+    """The documents of a binary stream: all of a .txt is one, every line of a .jsonl."""
+    if kind_of(name) == '.txt':
+        yield name, ''
+        for piece in pieces_of(stream, name):
+            yield name, piece
+        return
+    for number, line in enumerate(stream, 1):
+        where = f'{name}, line {number}'
         try:
-            if path.endswith(TAR):
-                with tarfile.open(path, 'r|*') as tar:  # a stream: nothing is unpacked to disk
-                    for member in tar:
-                        if member.isfile() and member.name.endswith('.txt') and not os.path.basename(member.name).startswith('.'):
-                            document += 1
-                            for piece in pieces_of(tar.extractfile(member), f'{path}, {member.name}'):
-                                yield document, piece
-            else:
-                open_file = next(o for suffix, o in OPEN.items() if path.endswith(suffix))
-                document += 1
-                with open_file(path, 'rb') as f:
-                    for piece in pieces_of(f, path):
-                        yield document, piece
-        except (lzma.LZMAError, zlib.error, tarfile.TarError, EOFError, OSError) as e:
-            raise UserError(f'{path}: cannot be read to its end ({e}); a damaged or half-copied file?') from None
+            record = json.loads(line) if line.strip() else None
+        except ValueError as e:  # UnicodeDecodeError too
+            raise UserError(f'{where}: not JSON ({e})') from None
+        if record is not None:
+            yield from record_document(record, field, where)
+
+
+def record_document(record, field, where):
+    """One document: a field of a record."""
+    if not isinstance(record, dict) or field not in record:
+        has = ', '.join(record) if isinstance(record, dict) else repr(record)
+        raise UserError(f'{where}: no field {field!r}; the fields are {has:.200}')
+    text = record[field]
+    if text is not None and not isinstance(text, str):
+        raise UserError(f'{where}: the field {field!r} is not text but {text!r:.40}')
+    yield where, ''
+    for piece in pieces_of(io.BytesIO((text or '').encode('utf-8', 'ignore')), where):
+        yield where, piece
+
+
+def parquet_documents(path, field):
+    """One document a row."""
+    pyarrow, parquet = needed('pyarrow', path), importlib.import_module('pyarrow.parquet')
+    try:
+        file = parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        if field not in names:
+            raise UserError(f'{path}: no field {field!r}; the fields are {", ".join(names)}')
+        row = 0
+        for batch in file.iter_batches(64, columns=[field]):
+            for record in batch.to_pylist():
+                row += 1
+                yield from record_document(record, field, f'{path}, row {row}')
+    except (pyarrow.ArrowException, OSError) as e:
+        raise UserError(f'{path}: cannot be read ({str(e).splitlines()[0]}); a damaged or half-copied file?') from None
+
+
+def file_documents(paths, field='text'):
+    """The documents of text files, in order. Raises UserError for a damaged file, with the byte where reading it stopped."""
+    for path in paths:
+        kind = kind_of(path)
+        if kind == '.parquet':
+            yield from parquet_documents(path, field)
+            continue
+        ending = next((ending for ending in UNPACK if path.endswith(ending)), None)
+        if ending == '.zst':
+            needed('zstandard', path)
+        try:
+            with open(path, 'rb') as raw:
+                try:
+                    if kind != '.tar':
+                        yield from stream_documents(UNPACK[ending](raw) if ending else raw, path, field)
+                        continue
+                    with tarfile.open(fileobj=raw, mode='r|*') as tar:  # a stream: nothing is unpacked to disk
+                        for member in tar:
+                            hidden = os.path.basename(member.name).startswith('.')
+                            if member.isfile() and member.name.endswith(('.txt', '.jsonl')) and not hidden:
+                                yield from stream_documents(tar.extractfile(member), f'{path}, {member.name}', field)
+                except DAMAGED as e:
+                    raise UserError(f'{path}: cannot be read beyond byte {raw.tell():,} ({e}); a damaged or half-copied file?') from None
+        except OSError as e:
+            raise UserError(f'{path}: cannot be read ({e.strerror})') from None
 
 
 def find_files(pattern):
     """The text files and tars that a glob matches, sorted. Raises UserError for none, or one of an unknown kind."""
     paths = sorted(p for p in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(p))
     if not paths:
-        raise UserError(f"corpus source {pattern!r}: no such file; a source is 'docstrings', 'hf:DATASET[:FIELD]', "
-                        f'or a glob of {", ".join([*OPEN, *TAR])} files')
+        raise UserError(f"corpus source {pattern!r}: no such file; a source is 'docstrings', 'eltec:LANGUAGE' ({', '.join(ELTEC)}), "
+                        f"'hf:DATASET[:FIELD[:SUBSET[:SPLIT]]]', or a glob of {KINDS} files")
     for path in paths:
-        if not path.endswith((*OPEN, *TAR)):
-            raise UserError(f'{path}: not a known kind of file ({", ".join([*OPEN, *TAR])}); narrow the glob {pattern!r}')
+        if not kind_of(path):
+            raise UserError(f'{path}: not a known kind of file ({KINDS}); narrow the glob {pattern!r}')
     return paths
+
+
+ELTEC = 'cze deu eng fra gle gre gsw hrv hun ita lav lit nor pol por rom rus slv spa srp swe ukr'.split()
+
+
+def eltec_archive(source):
+    """The published archive of a language of the European Literary Text Collection, fetched where it is not here yet."""
+    language = source.removeprefix('eltec:')
+    if language not in ELTEC:
+        raise UserError(f'corpus source {source!r}: ELTeC has {", ".join(ELTEC)}')
+    path = DATA / f'ELTeC-{language}.zip'
+    url = f'https://github.com/COST-ELTeC/ELTeC-{language}/archive/HEAD.zip'
+    if not path.exists():
+        print(f'{source}: fetching {url}', flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def fetch(aside):
+            with urllib.request.urlopen(url, timeout=60) as response, open(aside, 'wb') as out:
+                shutil.copyfileobj(response, out, PIECE)
+        try:
+            write_aside(path, fetch)
+        except OSError as e:  # URLError is one
+            raise UserError(f'{source} cannot be reached ({getattr(e, "reason", e)}): fetch {url} on a machine with network, '
+                            f'and put it here as {path}') from None
+    return path
+
+
+def eltec_documents(source):
+    """One document a novel: the paragraphs, headings and verse lines of its body, a line each (TEI, encoding level 1)."""
+    path = eltec_archive(source)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if '/level1/' in name and name.endswith('.xml'))
+            if not names:
+                raise UserError(f'{path} holds no level1/*.xml: it is not an archive of ELTeC')
+            for name in names:
+                yield name, ''
+                yield name, tei_text(archive.read(name), f'{path}, {name}')
+    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+        raise UserError(f'{path}: cannot be read ({e}); remove it, and it is fetched again') from None
+
+
+def tei_text(xml, name):
+    """The text of a TEI document's body, a line for every paragraph, heading and verse line."""
+    try:
+        body = ElementTree.fromstring(xml).find(f'.//{TEI}body')
+    except ElementTree.ParseError as e:
+        raise UserError(f'{name}: not XML ({e})') from None
+    if body is None:
+        raise UserError(f'{name}: no TEI body')
+    lines, inside = [], set()
+    for element in body.iter():
+        if element.tag in (TEI + 'p', TEI + 'head', TEI + 'l') and element not in inside:
+            inside.update(element.iter())  # a verse line within a paragraph is not a line twice
+            lines.append(' '.join(''.join(element.itertext()).split()))
+    return '\n'.join(line for line in lines if line)
 
 
 def installed_modules():
@@ -150,32 +322,87 @@ def docstring_documents(workers):
 
 
 def hub_documents(source):
-    """One document a row of a data set on the Hugging Face hub, streamed; source is hf:DATASET[:FIELD]."""
-    name, _, field = source.removeprefix('hf:').partition(':')
+    """One document a row of a data set on the Hugging Face hub, streamed; source is hf:DATASET[:FIELD[:SUBSET[:SPLIT]]].
+
+    What has been read is kept in data/.cache, HUB_SHARD rows a file: the second pass, a longer run or one that goes on after
+    a broken connection begin where it ends."""
+    name, field, subset, split, *rest = [*source.removeprefix('hf:').split(':'), '', '', '', ''][:max(5, source.count(':') + 4)]
+    if not name or any(rest):
+        raise UserError(f'corpus source {source!r}: it is hf:DATASET[:FIELD[:SUBSET[:SPLIT]]]')
+    field, split = field or 'text', split or 'train'
+    store = DATA / '.cache' / f'hub-{hashlib.sha256(repr((name, field, subset, split)).encode()).hexdigest()[:16]}'
+    kept = sorted(store.glob('*.jsonl.gz'))
+    for path in kept:
+        with gzip.open(path, 'rb') as f:
+            yield from stream_documents(f, f'{source}, {path.name}', field)
+    if (store / 'whole').exists():
+        return
+    load_dataset = needed('datasets', source, f'; {BUILT_IN}').load_dataset
+    store.mkdir(parents=True, exist_ok=True)
+    rows, n = [], len(kept)
+
+    def keep():
+        text = ''.join(json.dumps({field: row[field]}) + '\n' for row in rows)
+        write_aside(store / f'{n:06}.jsonl.gz', lambda aside: aside.write_bytes(gzip.compress(text.encode(), 6, mtime=0)))
     try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UserError(f'{source} needs a package that is not installed: pip install datasets (or take the built-in text: '
-                        f"--corpora=\"{{'en': 'docstrings'}}\")") from None
-    try:
-        for document, row in enumerate(load_dataset(name, split='train', streaming=True)):
-            if (field or 'text') not in row:
-                raise UserError(f'{source}: no field {field or "text"!r}; the fields are {", ".join(row)}')
-            for piece in pieces_of(io.BytesIO((row[field or 'text'] or '').encode('utf-8', 'ignore')), source):
-                yield document, piece
+        data = load_dataset(name, subset or None, split=split, streaming=True)
+        for row in data.skip(n * HUB_SHARD) if n else data:
+            where = f'{source}, row {n * HUB_SHARD + len(rows) + 1}'
+            yield from record_document(row, field, where)
+            rows.append(row)
+            if len(rows) == HUB_SHARD:
+                keep()
+                rows, n = [], n + 1
+        if rows:
+            keep()
+        (store / 'whole').touch()
     except UserError:
         raise
     except Exception as e:  # the hub's client has many ways to say that it is not there
-        raise UserError(f'{source} cannot be reached ({type(e).__name__}); to run the same config on the built-in text '
-                        f"add --corpora=\"{{'en': 'docstrings'}}\"") from None
+        raise UserError(f'{source} cannot be reached ({type(e).__name__}), after {n * HUB_SHARD:,} rows, which are kept; '
+                        f'{BUILT_IN}') from None
 
 
-def documents_of(source, workers):
+def field_of(source):
+    """A glob with an optional field behind a colon -> glob, field."""
+    pattern, _, field = source.rpartition(':')
+    return (pattern, field) if pattern and field.isidentifier() and not os.path.exists(source) else (source, 'text')
+
+
+def documents_of(source, workers, min_chars=0, dropped=None):
+    """The documents of a source, numbered: (number, piece of text). Their white space is made plain and those shorter than
+    min_chars are dropped, and counted in the dictionary dropped; not of the docstrings, which are clean."""
     if source == 'docstrings':
         return docstring_documents(workers)
     if source.startswith('hf:'):
-        return hub_documents(source)
-    return file_documents(find_files(source))
+        documents = hub_documents(source)
+    elif source.startswith('eltec:'):
+        documents = eltec_documents(source)
+    else:
+        pattern, field = field_of(source)
+        documents = file_documents(find_files(pattern), field)
+    return cleaned(documents, min_chars, dropped)
+
+
+def cleaned(documents, min_chars, dropped=None):
+    """(key, piece) -> (number, piece): runs of blanks become one blank, none stay at the ends of lines, and more than one empty
+    line becomes one; documents of fewer than min_chars characters, or of none, are dropped."""
+    number = 0
+    for _, pieces in itertools.groupby(documents, key=lambda document: document[0]):
+        text, held, whole = '', '', False  # held: white space at the end, which may go on in the next piece
+        for _, piece in pieces:
+            new = BLANK_LINES.sub('\n\n', LINE_ENDS.sub('\n', BLANKS.sub(' ', held + piece)))
+            new = new if text or whole else new.lstrip()
+            text += new.rstrip()
+            held = new[len(new.rstrip()):]
+            if text and (whole or len(text) >= min_chars):
+                yield number, text
+                text, whole = '', True
+        if whole:
+            number += 1
+        elif dropped is not None:
+            reason = f'shorter than {min_chars} characters' if text else 'empty'
+            dropped[reason] = dropped.get(reason, 0) + 1
 
 
 def in_parallel(function, items, workers, initializer=None, initargs=()):
@@ -289,7 +516,12 @@ def encode(job):
 
 def fingerprint(source, tokenizer):
     """What identifies the text of a source and a tokenizer without reading them: files by path, size and time."""
-    files = [] if source.startswith('hf:') else installed_modules() if source == 'docstrings' else find_files(source)
+    if source.startswith('hf:'):
+        files = []
+    elif source.startswith('eltec:'):
+        files = [str(eltec_archive(source))]
+    else:
+        files = installed_modules() if source == 'docstrings' else find_files(field_of(source)[0])
     files += [path for path in [tokenizer.removeprefix('tiktoken:')] if os.path.isfile(path)]
     stats = [(path, s.st_size, 0 if source == 'docstrings' else s.st_mtime_ns) for path in files for s in [os.stat(path)]]
     return [source, tokenizer, stats]
@@ -298,10 +530,13 @@ def fingerprint(source, tokenizer):
 def write_aside(path, write):
     """write(temporary path), then rename it to path: there is the old file or the new one, never a half."""
     aside = path.with_name(path.name + '.partial')
-    write(aside)
-    with open(aside, 'rb+') as f:
-        os.fsync(f.fileno())
-    os.replace(aside, path)
+    try:
+        write(aside)
+        with open(aside, 'rb+') as f:
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -322,8 +557,8 @@ def folder_aside(path):
 
 def tokenise(corpus, source, cfg, tokens_needed):
     """The folder in the cache with the tokens of a corpus (train.bin, test.bin, a tokenizer file, meta.json), made where it
-    is not there yet. A source on the hub is read until it has given tokens_needed training tokens; others to their end."""
-    key = [FORMAT_VERSION, *fingerprint(source, cfg.tokenizer), cfg.vocab_size, cfg.test_frac, cfg.data_seed]
+    is not there yet. The source is read until it has given tokens_needed training tokens, which may be infinite."""
+    key = [FORMAT_VERSION, *fingerprint(source, cfg.tokenizer), cfg.vocab_size, cfg.test_frac, cfg.data_seed, cfg.min_chars, cfg.max_tokens]
     name = f'{corpus}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}'
     folder = DATA / '.cache' / name
     if source.startswith('hf:'):  # one that was read further will do
@@ -335,34 +570,51 @@ def tokenise(corpus, source, cfg, tokens_needed):
     return folder
 
 
+def part_of(document, source, cfg):
+    """'train' or 'test': where a document of a source goes."""
+    beyond = source.startswith('hf:') and document >= HUB_TEST_DOCUMENTS
+    return 'test' if is_test(document, cfg.test_frac, cfg.data_seed) and not beyond else 'train'
+
+
+def training_text(source, cfg, n_bytes):
+    """The first n_bytes of a source's training text, (document number, piece)."""
+    for document, text in documents_of(source, cfg.num_workers or os.cpu_count(), cfg.min_chars):
+        if part_of(document, source, cfg) == 'train':
+            n_bytes -= len(text.encode())
+            if n_bytes < 0:
+                return
+            yield document, text
+
+
+def shared_tokenizer(cfg):
+    """One tokenizer for all corpora, trained on as much text of each; its file in the cache."""
+    sources = list(cfg.corpora.values())
+    key = [*(fingerprint(source, 'shared') for source in sources), cfg.vocab_size, cfg.test_frac, cfg.data_seed, cfg.min_chars]
+    path = DATA / '.cache' / f'shared-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.model'
+    if not path.exists():
+        print(f'{", ".join(cfg.corpora)}: training one SentencePiece BPE of {cfg.vocab_size:,} pieces', flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        texts = itertools.chain.from_iterable(training_text(source, cfg, TOKENIZER_BYTES // len(sources)) for source in sources)
+        write_aside(path, lambda aside: train_tokenizer(texts, aside, cfg.vocab_size))
+    return path
+
+
 def encode_corpus(folder, corpus, source, cfg, tokens_needed):
     """Train or fetch the tokenizer of a corpus and write its tokens into folder, as tokenise describes."""
     workers = cfg.num_workers or os.cpu_count()
     from_hub = source.startswith('hf:')
 
-    def part_of(document):
-        held_out = is_test(document, cfg.test_frac, cfg.data_seed) and not (from_hub and document >= HUB_TEST_DOCUMENTS)
-        return 'test' if held_out else 'train'
-
-    def training_text():
-        n = 0
-        for document, text in documents_of(source, workers):
-            if part_of(document) == 'train':
-                n += len(text.encode())
-                if n > TOKENIZER_BYTES:
-                    return
-                yield document, text
-
     if cfg.tokenizer == 'sentencepiece':
         print(f'{corpus}: training a SentencePiece BPE of {cfg.vocab_size:,} pieces', flush=True)
         tokenizer_file = folder / f'{corpus}.model'
-        train_tokenizer(training_text(), tokenizer_file, cfg.vocab_size)
+        train_tokenizer(training_text(source, cfg, TOKENIZER_BYTES), tokenizer_file, cfg.vocab_size)
     else:
         tokenizer_file = save_tokenizer(cfg.tokenizer, folder, corpus)
     tokens = load_tokenizer(tokenizer_file)
     if tokens.vocab_size > 65536:
         raise UserError(f'tokenizer {cfg.tokenizer} has {tokens.vocab_size:,} pieces; token ids are stored in 16 bits: 65,536 at most')
 
+    dropped = {}
     count = {f'{part}_{what}': 0 for part in ('train', 'test') for what in ('tokens', 'documents', 'bytes')}
     end = np.array([tokens.eod], np.uint16)
     current, part, reported = None, None, time.time()
@@ -373,14 +625,15 @@ def encode_corpus(folder, corpus, source, cfg, tokens_needed):
             count[f'{part}_tokens'] += len(ids)
             (train if part == 'train' else test).write(ids.tobytes())
 
-        encoded = in_parallel(encode, documents_of(source, workers), workers, start_encoder, (tokenizer_file,))
+        documents = documents_of(source, workers, cfg.min_chars, dropped)
+        encoded = in_parallel(encode, documents, workers, start_encoder, (tokenizer_file,))
         for document, n_bytes, ids in encoded:
             if document != current:
                 if current is not None:
                     write(end)
-                    if from_hub and count['train_tokens'] >= tokens_needed and document >= HUB_TEST_DOCUMENTS:
+                    if count['train_tokens'] >= tokens_needed and (document >= HUB_TEST_DOCUMENTS or not from_hub):
                         break
-                current, part = document, part_of(document)
+                current, part = document, part_of(document, source, cfg)
                 count[f'{part}_documents'] += 1
             write(ids)
             count[f'{part}_bytes'] += n_bytes
@@ -396,7 +649,9 @@ def encode_corpus(folder, corpus, source, cfg, tokens_needed):
         raise UserError(f'corpus {corpus!r}: no text in {source}')
     if not count['train_tokens'] or not count['test_tokens']:
         raise UserError(f'corpus {corpus!r}: the test text is whole documents, and {source} has only one; split it into several files')
-    meta = {**count, 'vocab_size': tokens.vocab_size, 'eod': tokens.eod, 'tokenizer': tokenizer_file.name}
+    for reason, n in dropped.items():
+        print(f'{corpus}: dropped {n:,} documents, {reason}')
+    meta = {**count, 'dropped': dropped, 'vocab_size': tokens.vocab_size, 'eod': tokens.eod, 'tokenizer': tokenizer_file.name}
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1))
     print(f'{corpus}: ' + '; '.join(f'{part} {count[f"{part}_documents"]:,} documents, {count[f"{part}_bytes"] / 1e6:.1f} MB, '
                                     f'{count[f"{part}_tokens"]:,} tokens' for part in ('train', 'test')))
@@ -483,7 +738,8 @@ def vocabulary_map(languages, pieces, vocab, anchor_frac, seed):
 
 def data_settings(cfg):
     """The settings that a dataset depends on, as JSON has them. Of the schedule, clones need the marginals only."""
-    keys = ('corpora', 'languages', 'tokenizer', 'vocab_size', 'vocab', 'anchor_frac', 'block_size', 'test_frac', 'data_seed')
+    keys = ('corpora', 'languages', 'tokenizer', 'vocab_size', 'vocab', 'anchor_frac', 'block_size', 'test_frac', 'min_chars', 'max_tokens',
+            'data_seed')
     settings = {k: getattr(cfg, k) for k in keys} | {'p_language': [round(float(p), 9) for p in marginals(cfg.schedule)]}
     return json.loads(json.dumps(settings))
 
@@ -495,13 +751,16 @@ def prepare(cfg):
     if path.exists() and not cfg.overwrite:
         Dataset(cfg)
         return print(f'{path} is there already, made with these settings; --overwrite makes it anew')
+    shared = cfg.tokenizer == 'shared'
+    tokens_cfg = SimpleNamespace(**vars(cfg) | {'tokenizer': str(shared_tokenizer(cfg))}) if shared else cfg
     share = marginals(cfg.schedule)
     folders, needed = {}, {}
     for corpus, source in cfg.corpora.items():
         part = sum(p for p, (_, c) in zip(share, cfg.languages) if c == corpus)
         # 2% to spare: languages are drawn at random, and none should run out just before the end
-        needed[corpus] = math.ceil(1.02 * part * cfg.max_iters * cfg.batch_size * cfg.block_size)
-        folders[corpus] = tokenise(corpus, source, cfg, needed[corpus])
+        needed[corpus] = math.ceil(1.02 * part * cfg.max_iters * cfg.batch_size * cfg.block_size) if source.startswith('hf:') else math.inf
+        needed[corpus] = min(needed[corpus], cfg.max_tokens or math.inf)
+        folders[corpus] = tokenise(corpus, source, tokens_cfg, needed[corpus])
 
     with folder_aside(path) as aside:
         meta = {'format_version': FORMAT_VERSION, 'settings': data_settings(cfg), 'corpora': {}}
@@ -511,8 +770,7 @@ def prepare(cfg):
             for part in ('train', 'test'):  # its tokens in train.bin and test.bin
                 of_corpus[part] = [position[part], position[part] + of_corpus[f'{part}_tokens']]
                 position[part] += of_corpus[f'{part}_tokens']
-            if cfg.corpora[corpus].startswith('hf:'):  # not what the cache has beyond it
-                of_corpus['train'][1] = min(of_corpus['train'][1], of_corpus['train'][0] + needed[corpus])
+            of_corpus['train'][1] = min(of_corpus['train'][1], of_corpus['train'][0] + needed[corpus])  # not what the cache has beyond
             of_corpus['sequences'] = (of_corpus['train'][1] - of_corpus['train'][0] - 1) // cfg.block_size
             tokenizer_file = shutil.copyfile(folder / of_corpus['tokenizer'], aside / of_corpus['tokenizer'])
             pieces[corpus] = load_tokenizer(tokenizer_file).pieces
@@ -520,7 +778,8 @@ def prepare(cfg):
             join_or_link([folder / f'{part}.bin' for folder in folders.values()], aside / f'{part}.bin')
         lang_ids = language_ids(cfg, [of_corpus['sequences'] for of_corpus in meta['corpora'].values()])
         lang_ids.tofile(aside / 'train_lang.bin')
-        vocab_map = vocabulary_map(cfg.languages, pieces, cfg.vocab, cfg.anchor_frac, cfg.data_seed)
+        vocab = 'anchored' if shared else cfg.vocab  # equal pieces, here all, share one id
+        vocab_map = vocabulary_map(cfg.languages, pieces, vocab, cfg.anchor_frac, cfg.data_seed)
         np.save(aside / 'vocab_map.npy', vocab_map)
         meta['vocab_size'] = int(vocab_map.max()) + 1
         sequences = np.bincount(lang_ids, minlength=len(cfg.languages)).tolist()

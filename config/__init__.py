@@ -18,10 +18,21 @@ class UserError(Exception):
     """A mistake of the user's, in one line: what, where, and what to do. Shown without a traceback (see run)."""
 
 
+def check_keys(text, where):
+    """Raises UserError for a dictionary that names a key twice: Python would keep the second and say nothing."""
+    for node in ast.walk(ast.parse(text)):
+        keys = [key.value for key in node.keys if isinstance(key, ast.Constant)] if isinstance(node, ast.Dict) else []
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise UserError(f'{where}: {twice[0]!r} is there twice')
+
+
 def settings(path):
     """The variables that a config file sets, less its modules, functions and _private names."""
     try:
+        check_keys(Path(path).read_bytes(), path)
         variables = runpy.run_path(str(path))
+    except UserError:
+        raise
     except Exception as e:  # whatever a stranger's Python may raise
         raise UserError(f'config {path} cannot be read: {type(e).__name__}: {e}') from None
     return {k: v for k, v in variables.items() if not (k.startswith('_') or callable(v) or isinstance(v, ModuleType))}
@@ -41,6 +52,7 @@ def load(argv, doc=''):
         key, has_value, text = argument[2:].partition('=')
         try:
             value = ast.literal_eval(text) if has_value else True  # a bare --flag is True
+            check_keys(text, argument)
         except (ValueError, SyntaxError):
             value = text
         overrides.append((argument, key, text if isinstance(config.get(key), str) and not isinstance(value, bool) else value))

@@ -2,16 +2,18 @@
 
 # data
 dataset = 'docstrings'             # the prepared data lie in data/<dataset>/
-corpora = {'en': 'docstrings'}     # corpus -> source: 'docstrings' (of the installed Python packages; no download),
-                                   # a glob of .txt, .txt.gz, .txt.xz files or a .tar[.gz|.xz] of them, 'hf:DATASET[:FIELD]'
+corpora = {'en': 'docstrings'}     # corpus -> source: 'docstrings' (of the installed Python packages; no download), 'eltec:eng' (novels,
+                                   # downloaded), 'hf:DATASET[:FIELD[:SUBSET[:SPLIT]]]', or a glob[:FIELD] of .txt, .jsonl, .parquet, .tar
 languages = [('EN', 'en')]         # (name, corpus) in the order of their IDs; a second language of a corpus is its clone
 schedule = [(0.0, (1.0,))]         # (start as a fraction of training, p(language)), piecewise constant
-tokenizer = 'sentencepiece'        # BPE trained on the training text; or FILE.model, 'tiktoken:gpt2', 'tiktoken:RANKS_FILE'
+tokenizer = 'sentencepiece'        # BPE trained on each corpus; 'shared': one for all; FILE.model, 'tiktoken:gpt2', 'tiktoken:RANKS_FILE'
 vocab_size = 16384                 # pieces a corpus, where the tokenizer is trained here
 vocab = 'disjoint'                 # between corpora: 'disjoint', or 'anchored': equal pieces share one id
 anchor_frac = 0.0                  # between clones: share of the vocabulary that is NOT cloned
 block_size = 512                   # tokens a sequence; the next one is its last target
 test_frac = 0.05                   # share of the documents held out for evaluation
+min_chars = 200                    # shorter documents are dropped (not of 'docstrings')
+max_tokens = 0                     # training tokens read of each corpus, at most; 0: all, of a hub's data set what training needs
 data_seed = 0                      # test split, anchor choice, language of each sequence
 
 # model

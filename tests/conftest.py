@@ -33,11 +33,17 @@ def script(*command, **environment):
     return SimpleNamespace(status=process.returncode, out=process.stdout, err=process.stderr)
 
 
+def plain(text):
+    """A text as data_prep.py cleans it, by another way: line by line, word by word."""
+    lines = [' '.join(line.split()) for line in text.split('\n')]
+    return '\n'.join(line for i, line in enumerate(lines) if line or i and lines[i - 1]).strip()
+
+
 @pytest.fixture(scope='session')
 def documents():
     """Forty pages of Python's manual, about 350 kB of English."""
     from pydoc_data.topics import topics
-    return sorted(topics.values(), key=len)[-40:]
+    return [plain(text) for text in sorted(topics.values(), key=len)[-40:]]
 
 
 @pytest.fixture(scope='session')

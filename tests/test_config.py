@@ -33,6 +33,7 @@ def test_command_line_overrides_config_file_overrides_default(tmp_path):
     ('--learning_rate=-1', 'from 0 on'),
     ('--learning_rate=1e999', 'from 0 on'),
     ('no/such/config.py', 'no/such/config.py cannot be read'),
+    ("--corpora={'en': 'a', 'en': 'b'}", "'en' is there twice"),
 ])
 def test_bad_setting_is_refused_by_name(argument, says):
     with pytest.raises(UserError, match=says):
@@ -43,6 +44,12 @@ def test_broken_config_file_is_one_line(tmp_path):
     (tmp_path / 'c.py').write_text('n_layer = = 3\n')
     result = script('train.py', tmp_path / 'c.py')
     assert result.status == 1 and len(result.err.splitlines()) == 1 and 'SyntaxError' in result.err
+
+
+def test_two_corpora_of_one_name_in_a_config_file_are_refused(tmp_path):
+    (tmp_path / 'c.py').write_text("corpora = {'en': 'a/*.txt',\n           'en': 'b/*.txt'}\n")
+    with pytest.raises(UserError, match="c.py: 'en' is there twice"):
+        config.load([str(tmp_path / 'c.py')])
 
 
 @pytest.mark.parametrize('program', ['train.py', 'data_prep.py'])

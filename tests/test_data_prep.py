@@ -6,18 +6,33 @@ import io
 import json
 import lzma
 import math
+import resource
 import shutil
+import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLONES, arguments, script, settings
+from conftest import CLONES, ROOT, arguments, plain, script, settings
 
 import data_prep
 from config import UserError
-from data_prep import Dataset, Sampler, documents_of, is_test, load_tokenizer, marginals, pieces_of, prepare, vocabulary_map
+from data_prep import (
+    Dataset,
+    Sampler,
+    cleaned,
+    documents_of,
+    is_test,
+    load_tokenizer,
+    marginals,
+    pieces_of,
+    prepare,
+    tei_text,
+    vocabulary_map,
+)
 
 
 def joined(documents):
@@ -54,17 +69,116 @@ def test_a_byte_that_is_not_utf8_is_named(size, monkeypatch):
 
 
 def test_plain_packed_and_archived_files_give_the_same_documents(tmp_path, documents):
-    for kind, opened in (('txt', open), ('txt.gz', gzip.open), ('txt.xz', lzma.open)):
-        (tmp_path / kind).mkdir()
+    lines = ''.join(json.dumps({'id': i, 'story': text}) + '\n' for i, text in enumerate(documents[:5]))
+    for kind, opened in (('', open), ('.gz', gzip.open), ('.xz', lzma.open)):
+        (tmp_path / f'txt{kind}').mkdir()
         for i, text in enumerate(documents[:5]):
-            with opened(tmp_path / kind / f'{i}.{kind}', 'wb') as f:
+            with opened(tmp_path / f'txt{kind}' / f'{i}.txt{kind}', 'wb') as f:
                 f.write(text.encode())
+        with opened(tmp_path / f'all.jsonl{kind}', 'wb') as f:
+            f.write(lines.encode())
     for kind, mode in (('tar', 'w'), ('tar.gz', 'w:gz'), ('tar.xz', 'w:xz')):
         with tarfile.open(tmp_path / f'all.{kind}', mode) as tar:
             tar.add(tmp_path / 'txt', 'txt', filter=lambda member: member)
             tar.add(__file__, 'not_text.py')
-    for pattern in ('txt/*.txt', 'txt.gz/*', 'txt.xz/*.xz', '**/*.txt', 'all.tar', 'all.tar.gz', 'all.tar.xz'):
-        assert joined(documents_of(str(tmp_path / pattern), 2)) == [text.replace('\r\n', '\n') for text in documents[:5]], pattern
+    for pattern in ('txt/*.txt', 'txt.gz/*', 'txt.xz/*.xz', '**/*.txt', 'all.tar', 'all.tar.gz', 'all.tar.xz',
+                    'all.jsonl:story', 'all.jsonl.gz:story', '*.xz:story'):
+        found = joined(documents_of(str(tmp_path / pattern), 2))
+        assert found == documents[:5] * (2 if pattern.startswith('*.') else 1), pattern
+
+
+def test_zst_and_parquet_give_the_same_documents(tmp_path, documents):
+    zstandard = pytest.importorskip('zstandard', reason='the optional package zstandard is not installed')
+    pyarrow = pytest.importorskip('pyarrow', reason='the optional package pyarrow is not installed')
+    parquet = importlib.import_module('pyarrow.parquet')
+    packed = b''.join(zstandard.compress(part.encode()) for part in (documents[0][:5000], documents[0][5000:]))  # two frames
+    (tmp_path / 'a.txt.zst').write_bytes(packed)
+    assert joined(documents_of(f'{tmp_path}/a.txt.zst', 1)) == documents[:1]
+    for i in range(1, len(packed), 97):
+        (tmp_path / 'half.txt.zst').write_bytes(packed[:i])
+        with pytest.raises(UserError, match=f'half.txt.zst: cannot be read beyond byte {i:,} .*half-copied'):
+            if joined(documents_of(f'{tmp_path}/half.txt.zst', 1)) == [documents[0][:5000].strip()]:
+                raise UserError(f'half.txt.zst: cannot be read beyond byte {i:,} half-copied')  # cut between the frames, it is whole
+    parquet.write_table(pyarrow.table({'n': [1, 2, 3], 'story': [documents[1], None, documents[2]]}), tmp_path / 'a.parquet')
+    dropped = {}
+    assert joined(documents_of(f'{tmp_path}/a.parquet:story', 1, 200, dropped)) == documents[1:3] and dropped == {'empty': 1}
+    for source, says in (('a.parquet', "no field 'text'; the fields are n, story"), ('a.parquet:n', "the field 'n' is not text but 1")):
+        with pytest.raises(UserError, match=says):
+            list(documents_of(f'{tmp_path}/{source}', 1))
+    (tmp_path / 'b.parquet').write_bytes((tmp_path / 'a.parquet').read_bytes()[:-50])
+    with pytest.raises(UserError, match='b.parquet: cannot be read .*half-copied'):
+        list(documents_of(f'{tmp_path}/b.parquet:story', 1))
+
+
+@pytest.mark.parametrize('package, file', [('zstandard', 'a.txt.zst'), ('pyarrow', 'a.parquet')])
+def test_a_file_that_needs_an_optional_package_says_which(package, file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    (tmp_path / file).write_bytes(b'')
+    with pytest.raises(UserError, match=f'{file} needs a package that is not installed: pip install {package}'):
+        list(documents_of(str(tmp_path / file), 1))
+
+
+def test_white_space_is_made_plain_whatever_the_pieces():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        text = ''.join(rng.choice(['a', 'bc', ' ', '  ', '\n', '\t', '\n\n', '\u00a0', '\r', '\u2003', '.'], size=rng.integers(0, 30)))
+        cuts = np.sort(rng.integers(0, len(text) + 1, size=3))
+        pieces = [('doc', ''), *(('doc', text[i:j]) for i, j in zip([0, *cuts], [*cuts, len(text)]))]
+        assert ''.join(piece for _, piece in cleaned(pieces, rng.integers(0, 2))) == plain(text), repr(text)
+
+
+def test_documents_that_are_empty_or_too_short_are_dropped_and_counted(alone, capsys):
+    texts = ['', 'x' * 199, ' \n ', 'y' * 200, 'z' * 300, '  ' + 'w' * 199 + '\n\n']
+    dropped, pieces = {}, [(i, piece) for i, text in enumerate(texts) for piece in ('', text[:50], text[50:])]
+    assert joined(cleaned(pieces, 200, dropped)) == ['y' * 200, 'z' * 300]
+    assert dropped == {'empty': 2, 'shorter than 200 characters': 2}
+    (alone / 'short').mkdir()
+    for i in range(3):
+        (alone / 'short' / f'{i}.txt').write_text('short')
+    prepare(settings(corpora={'en': '*/*.txt'}))
+    assert 'en: dropped 3 documents, shorter than 200 characters' in capsys.readouterr().out
+    assert Dataset(settings(corpora={'en': '*/*.txt'})).meta['corpora']['en']['dropped'] == {'shorter than 200 characters': 3}
+
+
+NOVEL = """<?xml version="1.0"?>
+<TEI xmlns="http://www.tei-c.org/ns/1.0"><teiHeader><p>not text</p></teiHeader><text><front><p>nor this</p></front><body>
+<div><head>CHAPTER
+ I</head><quote><l>A line </l><l> of verse</l><p>by <hi>me</hi>.</p></quote><p>Para&amp;graph  <pb n="2"/>one.</p><p><l>inner</l> verse</p><p/></div>
+</body><back><p>nor that</p></back></text></TEI>"""
+
+
+def test_tei_is_its_bodys_paragraphs_headings_and_verse():
+    assert tei_text(NOVEL, 'x') == 'CHAPTER I\nA line\nof verse\nby me.\nPara&graph one.\ninner verse'
+    for broken, says in ((NOVEL[:-20], 'not XML'), ('<TEI/>', 'no TEI body')):
+        with pytest.raises(UserError, match=f'x: {says}'):
+            tei_text(broken, 'x')
+
+
+def test_eltecs_novels_read_as_their_plain_texts(alone):
+    corpora = ROOT.parent / 'shared' / 'corpora'
+    if not corpora.exists():
+        pytest.skip('the novels lie in ../shared, which is not here')
+    for sample, archive, language in (('ENG18872_Lyall', 'eltec-eng', 'eng'), ('FRA02001_Gilbert', 'eltec-fra', 'fra')):
+        Path('data').mkdir(exist_ok=True)
+        with zipfile.ZipFile(f'data/ELTeC-{language}.zip', 'w') as made:  # as GitHub packs it
+            made.write(corpora / 'eltec-tei-sample' / f'{sample}.xml', f'ELTeC-{language}-HEAD/level1/{sample}.xml')
+            made.writestr(f'ELTeC-{language}-HEAD/README.md', 'not a novel')
+        with tarfile.open(corpora / f'{archive}.tar.xz') as tar:
+            text = tar.extractfile(next(member for member in tar if sample in member.name)).read().decode()
+        found, = joined(documents_of(f'eltec:{language}', 1))
+        assert found == plain(text) and len(found) > 50_000
+
+
+def test_eltec_without_network_says_what_to_fetch_and_where_to_put_it(alone, monkeypatch):
+    monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')  # where nothing listens
+    with pytest.raises(UserError, match='fetch https://github.com/COST-ELTeC/ELTeC-fra/archive/HEAD.zip .*put it here as data/ELTeC-fra.zip'):
+        list(documents_of('eltec:fra', 1))
+    with pytest.raises(UserError, match='ELTeC has cze, deu, eng'):
+        list(documents_of('eltec:english', 1))
+    assert not any(path.is_file() for path in Path('data').rglob('*'))
+    Path('data/ELTeC-fra.zip').write_bytes(b'half a zip')
+    with pytest.raises(UserError, match='ELTeC-fra.zip: cannot be read'):
+        list(documents_of('eltec:fra', 1))
 
 
 def test_docstrings_are_those_of_the_installed_packages_once_each(tmp_path, monkeypatch):
@@ -83,7 +197,7 @@ def test_docstrings_are_those_of_the_installed_packages_once_each(tmp_path, monk
 def test_hub_source_without_its_package_says_what_to_do():
     if importlib.util.find_spec('datasets'):
         pytest.skip('the package datasets is installed')
-    with pytest.raises(UserError, match='pip install datasets.*docstrings'):
+    with pytest.raises(UserError, match='pip install datasets; .*docstrings'):
         list(documents_of('hf:someone/books:text', 1))
 
 
@@ -94,6 +208,8 @@ def test_hub_source_stops_at_the_tokens_that_training_needs(alone, documents):
     with open(alone / 'hub' / 'train.jsonl', 'w') as f:
         for i in range(2000):
             f.write(json.dumps({'story': f'Book {i}. ' + documents[i % 40][:400]}) + '\n')
+    (alone / 'hub' / 'validation.jsonl').write_text(json.dumps({'story': documents[0]}) + '\n')
+    assert joined(documents_of('hf:hub:story::validation', 1)) == documents[:1]
     cfg = settings(corpora={'en': 'hf:hub:story'}, max_iters=500)
     prepare(cfg)
     meta = Dataset(cfg).meta['corpora']['en']
@@ -105,6 +221,21 @@ def test_hub_source_stops_at_the_tokens_that_training_needs(alone, documents):
     assert Dataset(less).meta['corpora']['en']['test'] == meta['test']
     with pytest.raises(UserError, match="no field 'text'; the fields are story"):
         list(documents_of('hf:hub', 1))
+    shutil.rmtree('hub')  # what has been read is kept
+    assert len(joined(documents_of('hf:hub:story', 1))) == 2000
+
+
+def test_a_hub_source_whose_connection_broke_goes_on_where_it_ended(alone, documents):
+    pytest.importorskip('datasets', reason='the optional package datasets is not installed').disable_progress_bars()
+    rows = [json.dumps({'text': f'Book {i}. {documents[i % 40]}'}) + '\n' for i in range(1000)]
+    (alone / 'hub').mkdir()
+    for part, text in (('1', rows[:500]), ('2', ['{broken'])):
+        (alone / 'hub' / f'train-{part}.jsonl').write_text(''.join(text))
+    with pytest.raises(UserError, match='hf:hub cannot be reached .*after 400 rows, which are kept'):
+        list(documents_of('hf:hub', 1))
+    (alone / 'hub' / 'train-1.jsonl').write_text(''.join(['{"text": "not read again"}\n'] * 400 + rows[400:500]))
+    (alone / 'hub' / 'train-2.jsonl').write_text(''.join(rows[500:]))
+    assert joined(documents_of('hf:hub', 1)) == [json.loads(row)['text'] for row in rows]
 
 
 def write_damaged(folder):
@@ -121,7 +252,7 @@ def write_damaged(folder):
 
 
 @pytest.mark.parametrize('source, says', [
-    ('bad/half.txt.xz', 'half.txt.xz: cannot be read to its end'), ('bad/not.txt.gz', 'not.txt.gz: cannot be read'),
+    ('bad/half.txt.xz', 'half.txt.xz: cannot be read beyond byte 78'), ('bad/not.txt.gz', 'not.txt.gz: cannot be read'),
     ('bad/not.tar.xz', 'not.tar.xz: cannot be read'), ('bad/latin.txt', 'latin.txt: not UTF-8 at byte 3'), ('bad/empty.txt', 'no text'),
     ('bad/one.txt', 'only one'), ('bad/page.html', 'not a known kind'), ('nothing/*.txt', 'no such file'), ('docstring', "a source is 'docstrings'")])
 def test_a_bad_source_is_one_line_and_leaves_nothing_half_made(source, says, alone):
@@ -262,6 +393,41 @@ def test_two_corpora_follow_each_other_and_keep_their_languages(alone, documents
     np.testing.assert_allclose(dataset.frequency([0.5, 0.3, 0.2]), expected)
     text = load_tokenizer('data/two/fr.model').decode((first - dataset.vocab_map[1, 0]).tolist())
     assert len(text) > 10 and documents[[i for i in range(6) if not is_test(i, 0.1, 0)][0]].upper().startswith(text)
+
+
+def test_a_shared_tokenizer_gives_all_corpora_the_same_ids_and_clones_their_own(alone, documents, capsys):
+    (alone / 'up').mkdir()
+    for i, text in enumerate(documents[:20]):
+        (alone / 'up' / f'{i}.txt').write_text(text.upper())
+    cfg = settings(dataset='two', corpora={'en': 'text/*.txt', 'up': 'up/*.txt'}, schedule=[(0.0, (0.5, 0.3, 0.2))], tokenizer='shared',
+                   languages=[('EN1', 'en'), ('UP', 'up'), ('EN2', 'en')], vocab_size=500)
+    prepare(cfg)
+    assert capsys.readouterr().out.count('training') == 1
+    dataset = Dataset(cfg)
+    assert (dataset.vocab_map == np.arange(500) + 500 * np.array([0, 0, 1])[:, None]).all() and dataset.meta['vocab_size'] == 1000
+    assert Path('data/two/en.model').read_bytes() == Path('data/two/up.model').read_bytes()
+    tokenizer = load_tokenizer('data/two/up.model')
+    counts = [len(tokenizer.encode(text)) / len(text) for text in (documents[25], documents[25].upper())]
+    assert counts[1] < 1.6 * counts[0]  # trained on both, as their lengths show
+    start, end = dataset.meta['corpora']['up']['test']
+    assert tokenizer.decode(dataset.tokens['test'][start:end - 1].tolist()).startswith(tuple(text.upper()[:50] for text in documents[:20]))
+
+
+def test_max_tokens_ends_a_corpus_early(alone):
+    prepare(settings(dataset='all'))
+    prepare(settings(dataset='some', max_tokens=40_000))
+    every, some = (Dataset(settings(dataset=name, max_tokens=n)) for name, n in (('all', 0), ('some', 40_000)))
+    assert some.meta['corpora']['en']['train'] == [0, 40_000] and len(some.tokens['train']) < len(every.tokens['train'])
+    assert (some.tokens['train'][:30_000] == every.tokens['train'][:30_000]).all()  # the same text, tokenizer and split
+    assert sum(language['tokens'] for language in some.meta['languages']) == (40_000 - 1) // 32 * 32
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_made(alone):
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file beyond 100 kB
+    process = subprocess.run([sys.executable, ROOT / 'data_prep.py', *arguments()], preexec_fn=full, capture_output=True, text=True)
+    assert process.returncode == 1 and 'File too large' in process.stderr and len(process.stderr.splitlines()) == 1, process.stderr
+    assert not any(path.is_file() for path in Path('data').rglob('*'))
 
 
 def test_block_windows_are_consecutive_and_end_with_their_target(here):

@@ -224,3 +224,18 @@ def test_a_language_that_will_be_read_more_than_once_is_announced_first(here, ca
         seen = {record['step']: record['tokens_seen'][name] for record in log if 'loss' in record}
         expected = [step for step in seen if seen[step] > sizes[name] * 32 >= seen.get(step - 1, 0)]
         assert [record['step'] for record in log if record.get('language') == name] == expected
+
+
+def test_three_languages_with_one_tokenizer_train_and_are_measured_each(alone, documents):
+    for name, change in (('fr', str.upper), ('de', str.swapcase)):
+        (alone / name).mkdir()
+        for i, text in enumerate(documents[:20]):
+            (alone / name / f'{i}.txt').write_text(change(text))
+    run = arguments(corpora={'en': 'text/*.txt', 'fr': 'fr/*.txt', 'de': 'de/*.txt'}, dataset='three', head_dim=0, vocab_size=500, out_dir='out/three')
+    result = script('train.py', ROOT / 'config' / 'en_fr_de_shared.py', *run)
+    assert result.status == 0, result.err
+    assert script('analyze.py', 'ppl', 'out/three', '--device=cpu').status == 0
+    results = json.loads(Path('out/three/results.json').read_text())
+    assert list(results['languages']) == ['EN', 'FR', 'DE'] and sum(results['tokens_seen'].values()) == 12 * 8 * 32
+    assert all(1 < language['ppl'] < 700 for language in results['languages'].values())
+    assert len({language['test_text'] for language in results['languages'].values()}) == 3
