@@ -9,6 +9,7 @@ Measure trained runs.
     python analyze.py matching OUT_DIR --parallel a.en a.fr     # the token pairs of one line, and their picture
     python analyze.py glue OUT_DIR --data GLUE_DIR --tasks sst2 # fine-tune in L1, zero-shot in L2 -> OUT_DIR/glue.json
     python analyze.py report OUT_DIR... --out report            # all of it together, beside the paper's: tables and figures
+    python analyze.py report --plan table1                      # the commands of a table's runs that are not there yet
 """
 import argparse
 import csv
@@ -979,10 +980,12 @@ def setting_of(cfg, all_data):
     """What a run has in common with a row of the paper's tables: corpora of its languages, vocabulary, share of all data (the
     paper's 1.2B tokens), schedule."""
     corpora = [corpus for _, corpus in cfg.languages]
+    data = total_tokens(cfg) / all_data
+    data = next((printed for printed in (0.1, 0.5, 1, 2, 3) if abs(data / printed - 1) < 0.05), round(data, 2))  # of a table's rows
     clones = len(set(corpora)) < len(corpora)
     between = 'disjoint' if len(set(corpora)) == 1 else 'shared' if cfg.tokenizer == 'shared' else cfg.vocab
     vocab = f'{cfg.anchor_frac:g} anchors' if clones and cfg.anchor_frac else between
-    return ' '.join(corpora), vocab, round(total_tokens(cfg) / all_data, 2), schedule_name(cfg.schedule)
+    return ' '.join(corpora), vocab, data, schedule_name(cfg.schedule)
 
 
 def papers_figures():
@@ -1439,8 +1442,29 @@ def as_html(blocks, folder):
     return '\n'.join([*html, '</body></html>', ''])
 
 
+def plan(args):
+    """Print a shell line for every run that a table of the paper needs and that its out_dir does not hold yet, finished and
+    measured: for a shell, GNU parallel, or a Slurm array."""
+    folder = config.DEFAULT.parent
+    row = f'Table {args.plan[-1]}, row '
+    for path in sorted(path for path in folder.glob('*.py') if row in path.read_text().split('\n')[0]):
+        cfg = config.load([str(path)])
+        out_dir, steps = Path(cfg.out_dir), max(1, round(args.scale * cfg.max_iters))
+        results = read_json(out_dir / 'results.json', 'python analyze.py ppl')
+        if results and results['step'] == results['config']['max_iters']:
+            continue
+        checkpoint = ' --resume' if (out_dir / 'ckpt.pt').exists() else ''
+        scaled = f' --max_iters={steps}' if args.scale != 1 else ''
+        options = args.options and f' {args.options}'
+        print(f'python train.py {os.path.relpath(path)}{scaled}{options}{checkpoint} && python analyze.py ppl {out_dir}')
+
+
 def report(args):
     """Put runs together: tables (md, html and csv) and every figure that they allow (PNG and PDF), in one folder."""
+    if args.plan:
+        return plan(args)
+    if not args.out_dirs:
+        raise UserError('report needs the folders of trained runs, or --plan for what makes them')
     found = Report(run_folders(args.out_dirs), args)
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -1484,7 +1508,7 @@ def main():
                        ('report', 'tables and every figure that a set of runs allows, beside the paper\'s')):
         command = commands.add_parser(name, help=text, description=text, **formats)
         if name in ('ppl', 'teff', 'report'):
-            command.add_argument('out_dirs', metavar='OUT_DIR', nargs='*' if name == 'teff' else '+', help='folders of trained runs')
+            command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
             command.add_argument('--stride', type=int, default=0, help='tokens scored per window; 0: a quarter of block_size, 128 of 512')
             command.add_argument('--batch_size', type=int, default=32, help='windows at a time')
         else:
@@ -1506,6 +1530,10 @@ def main():
             command.add_argument('--plot', help='write the picture here; default: matching_line_N.png in OUT_DIR')
         if name == 'report':
             command.add_argument('--out', default='report', metavar='DIR', help='folder to write')
+            command.add_argument('--plan', choices=['table1', 'table3'],
+                                 help="instead, print the commands of the table's runs that are not there yet, one line a run")
+            command.add_argument('--scale', type=float, default=1.0, help='of a plan: steps of every run, as a share of the paper\'s')
+            command.add_argument('--options', default='', help='of a plan: settings for all its runs, as "--n_layer=4 --n_embd=512"')
             command.add_argument('--tokens', type=float, default=0, help='training tokens that count as all data (1.2B in the paper); '
                                  '0: those of most runs of several languages')
         if name == 'glue':
@@ -1520,7 +1548,7 @@ def main():
             command.add_argument('--seed', type=int, default=0, help='of the head and the order of the examples')
     args = parser.parse_args()
     for key, value in vars(args).items():
-        lowest = int(key not in ('stride', 'seed', 'learning_rate', 'tokens'))
+        lowest = int(key not in ('stride', 'seed', 'learning_rate', 'tokens', 'scale'))
         if isinstance(value, (int, float)) and not lowest <= value < math.inf:
             raise UserError(f'--{key} must be at least {lowest}, not {value}')
     if getattr(args, 'plot', None) and not args.plot.endswith(('.png', '.pdf', '.svg')):

@@ -11,5 +11,4 @@ max_iters = 900
 learning_rate = 2e-3
 min_lr = 2e-5
 warmup_iters = 20
-eval_interval = 300
 eval_iters = 10

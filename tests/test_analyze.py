@@ -703,3 +703,43 @@ def test_report_leaves_out_what_has_no_results_and_says_what_to_run(study, tmp_p
     for says in ('empty is not a run', 'untrained has no checkpoint yet: python train.py', 'damaged/results.json is damaged: python analyze.py ppl damaged'):
         assert f'left out: {says}' in text
     assert '1 runs' in text and Path('table1_cloned.csv').exists() is False
+
+
+def test_plan_run_line_by_line_fills_the_table(alone, capsys, documents):
+    """The whole English-French table, at the smallest size: 1/200 of the steps, of 4 sequences of 8 tokens."""
+    Path('fr').mkdir()
+    for i, text in enumerate(documents):
+        Path(f'fr/{i:02}.txt').write_text(text.swapcase())
+    tiny = ('--n_layer=1 --n_embd=8 --n_head=1 --block_size=8 --batch_size=4 --vocab_size=400 --warmup_iters=0 --eval_iters=1 --test_frac=0.05 '
+            '--device=cpu --num_workers=1')
+    plan = ['report', '--plan=table3', '--scale=0.005', f'--options={tiny}']
+    make_report(*plan[1:])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20 == len(set(lines)) and all(line.startswith('python train.py') for line in lines)
+    for line in lines:
+        train_command, ppl_command = (part.split() for part in line.split(' && '))
+        corpora = {c: f'{folder}/*.txt' for c, folder in (('en', 'text'), ('fr', 'fr')) if f"'{c}':" in Path(train_command[2]).read_text()}
+        with pytest.MonkeyPatch.context() as patch:
+            train.main(config.load([*train_command[2:], f'--corpora={corpora}']))
+            patch.setattr('sys.argv', [*ppl_command[1:], '--stride=8', '--batch_size=1000'])
+            analyze.main()
+    capsys.readouterr()
+    make_report(*plan[1:])
+    assert not capsys.readouterr().out  # nothing is left to do
+    make_report(*runs_of_study())
+    with open('report/table3_real.csv', newline='') as f:
+        found = list(csv.DictReader(f))
+    assert {row["paper's"] for row in found} == {f'Table 1, row {row}' for row in (1, 2, 3)} | {f'Table 3, row {row}' for row in range(4, 21)}
+    assert len(found) == 6 + 2 * 14
+
+
+def test_plan_resumes_what_was_interrupted_and_leaves_out_what_is_done(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, file in (('cloned_50_50', 'ckpt.pt'), ('cloned_90_10', 'results.json')):
+        Path('out', name).mkdir(parents=True)
+        shutil.copy(study / 'out' / 'mono_en_1' / 'results.json', Path('out', name, file))
+    make_report('--plan=table1')
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12 and not any('cloned_90_10.py' in line for line in lines)
+    assert [line.endswith('cloned_50_50.py --resume && python analyze.py ppl out/cloned_50_50') for line in lines].count(True) == 1
+    assert all(subprocess.run(['bash', '-n', '-c', line]).returncode == 0 for line in lines)
