@@ -138,14 +138,14 @@ class GPT(nn.Module):
         """Number of parameters outside the two token embedding tables, as the paper counts its 11M, 85M and 303M."""
         return sum(p.numel() for p in self.parameters()) - self.wte.weight.numel() - self.lm_head.weight.numel()
 
-    def cost_per_token(self):
+    def cost_per_token(self, bfloat16=False):
         """FLOPs of a forward and backward pass, and bytes that it keeps, both a token. FLOPs: 6 a weight that multiplies,
         the head's included, and attention over its causal half. Bytes: those of a block are 66 x n_embd, under bfloat16
         autocast 38 x n_embd: counted (tests/test_model.py)."""
         c = self.config
         inner = c.n_head * (c.head_dim or c.n_embd // c.n_head)
         flops = 6 * (self.num_params() + self.lm_head.weight.numel()) + 6 * c.n_layer * inner * c.block_size
-        return flops, c.n_layer * c.n_embd * (38 if torch.is_autocast_enabled(self.wte.weight.device.type) else 66)
+        return flops, c.n_layer * c.n_embd * (38 if bfloat16 else 66)
 
     def features(self, idx, hidden=None):
         """Token ids (B, T) -> what the head reads (B, T, C). Into a list given as hidden goes every block's output
@@ -193,7 +193,7 @@ class Word2Vec(nn.Module):
         """Number of parameters outside the two tables: none, unless there is a shared layer."""
         return sum(p.numel() for p in self.shared.parameters()) if self.shared else 0
 
-    def cost_per_token(self):
+    def cost_per_token(self, bfloat16=False):
         """FLOPs of a forward and backward pass, and bytes that it keeps, both a token: those of the scores."""
         scores = self.POOL + self.config.block_size + 1
         return 6 * (scores * self.config.n_embd + self.num_params()), 8 * scores

@@ -250,7 +250,7 @@ def main(cfg):
     if ddp and not sharded:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
     with autocast():
-        flops, kept = raw_model.cost_per_token()
+        flops, kept = raw_model.cost_per_token(torch.is_autocast_enabled(device.split(':')[0]))
     tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
     memory = 16 * n_params / (world if sharded else 1) + kept * micro_batch_size * cfg.block_size  # 16: gradients, Adam's moments
     say(f'{n_other:,} non-embedding parameters, {dataset.meta["vocab_size"]:,} model ids; '

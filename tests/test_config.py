@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, script
 
 import analyze
 import config
+import train
 from config import UserError
 from data_prep import check_languages, marginals
 
@@ -148,6 +150,30 @@ def test_report_puts_the_papers_row_beside_its_config(table, row):
     setting = analyze.setting_of(config.load([str(path)]), 18265 * 128 * 512)
     found = [row for row in paper_rows() if (row['corpora'], row['vocab'], float(row['data']), row['schedule']) == setting and row['measure'] == 'PPL']
     assert found and {(row['source'], row['row']) for row in found} == {(f'Table {table}', str(row))}
+
+
+def line_of(path):
+    """The line of config/README.md that a config should have: what it is, the paper's figures, cost in tokens and FLOPs."""
+    cfg = config.load([str(path)])
+    what = path.read_text().split('\n')[0].removeprefix(f'# config/{path.name} - ')
+    names = [name for name, _ in cfg.languages]
+    setting = analyze.setting_of(cfg, 18265 * 128 * 512) if (cfg.n_embd, cfg.model) == (768, 'gpt') else None
+    printed = [row for row in paper_rows() if (row['corpora'], row['vocab'], float(row['data']), row['schedule']) == setting]
+    papers = {measure: ' / '.join(next((row['value'] for row in printed if (row['measure'], row['number']) == (measure, number)), '-')
+                                  for number in sorted({row['number'] for row in printed if row['measure'] == 'PPL'}))
+              for measure in ('PPL', 'TEff')}
+    with torch.device('meta'):
+        flops, _ = train.new_model(cfg, (1 if cfg.tokenizer == 'shared' else len(names)) * cfg.vocab_size).cost_per_token()
+    tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
+    return (f'| [{path.stem}]({path.name}) | {what} | {papers["PPL"]} | {papers["TEff"]} | {tokens / 1e9:.2g}B '
+            f'| {flops * tokens:.1e} |')
+
+
+def test_the_table_of_configs_has_every_config_with_its_cost_and_the_papers_figures():
+    readme = (ROOT / 'config' / 'README.md').read_text()
+    for path in (ROOT / 'config').glob('*.py'):
+        if path.stem not in ('__init__', 'default', 'laptop'):
+            assert line_of(path) in readme, line_of(path)
 
 
 def test_quickstart_runs_differ_in_languages_and_length_only():
