@@ -738,7 +738,7 @@ def json_records(text):
     for number, line in enumerate(text.split('\n'), 1):
         if line.strip():
             record = json.loads(line)
-            if isinstance(record['passage'] if 'passage' in record else None, dict):
+            if isinstance(record.get('passage'), dict):
                 for question in record['passage']['questions']:
                     for answer in question['answers']:
                         yield number, {'paragraph': record['passage']['text'], 'question': question['question'],
@@ -915,12 +915,12 @@ def glue(args):
         train_set, *dev_sets = encoded.values()
         run.model.load_state_dict(pretrained)
         head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), own, pair[0], args, f'{args.out_dir} {task}')
-        for name, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
-            results['tasks'][name] = found = {
+        for key, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
+            results['tasks'][key] = found = {
                 'steps': steps, 'train_examples': len(train_set[0]), 'dev_examples': len(ids), 'own_metric': own,
                 'majority': float(np.bincount(true).max() / len(true)), 'settings': settings,
                 **{name: task_metrics(predict(run, head, ids, language), true, own) for name, language in zip(names, pair)}}
-            print(f'{args.out_dir} {name}: ' + '; '.join(
+            print(f'{args.out_dir} {key}: ' + '; '.join(
                 f'{language} ' + ', '.join(f'{metric} {value:.3f}' for metric, value in found[language].items()) for language in names)
                 + f'; majority {found["majority"]:.3f}, {steps:,} steps', flush=True)
         results['mean_accuracy'] = {language: float(np.mean([found[language]['accuracy'] for found in results['tasks'].values()]))

@@ -33,7 +33,8 @@ class GPTConfig:
     head_dim: int = 0  # 0: n_embd / n_head
 
 
-CHUNK = 512  # rows of logits held at a time: 512 x 163,840 classes are 335 MB in float32
+CHUNK = 512  # rows of logits held at a time: as many as a CPU's cache likes
+GPU_LOGITS = 1 << 27  # logits held at a time on a GPU, 512 MB in float32: fewer, larger products, and sums over the head's gradient
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -47,18 +48,21 @@ class LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), device=x.device)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dw = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # summed in the weight's own float32
-        for i in range(0, len(x), CHUNK):
-            xi, ti = x[i:i + CHUNK].to(dtype), targets[i:i + CHUNK, None]
-            logits = (xi @ w.T).float()  # (CHUNK, V)
-            lse = logits.logsumexp(-1, keepdim=True)
-            loss += (lse - logits.gather(1, ti)).sum()
+        n = max(CHUNK, GPU_LOGITS // len(w)) if x.is_cuda else CHUNK
+        for i in range(0, len(x), n):
+            xi, ti = x[i:i + n].to(dtype), targets[i:i + n, None]
+            logits = (xi @ w.T).float()  # (n, V)
+            logits.sub_(logits.amax(-1, keepdim=True))
+            target = logits.gather(1, ti)
+            exp = logits.exp_()  # once, in place: what is left of a step beside its products is mostly this
+            total = exp.sum(-1, keepdim=True)
+            loss += (total.log() - target).sum()
             if dx is None and dw is None:
                 continue
-            dlogits = logits.sub_(lse).exp_()  # softmax in place, then minus one at the target
-            dlogits.scatter_add_(1, ti, torch.full_like(lse, -1.0))
-            dlogits = dlogits.mul_(1 / len(x)).to(dtype)
+            dlogits = exp.mul_(1 / (len(x) * total))  # softmax, and minus one at the target, both over the number of targets
+            dlogits = dlogits.scatter_add_(1, ti, torch.full_like(target, -1 / len(x))).to(dtype)
             if dx is not None:
-                dx[i:i + CHUNK] = dlogits @ w
+                dx[i:i + n] = dlogits @ w
             if dw is not None:
                 dw += dlogits.T @ xi
         ctx.save_for_backward(dx, dw)
