@@ -106,7 +106,8 @@ def plain_log(axis, engineering=False):
     """A logarithmic axis that is labelled in plain numbers, whatever it spans."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
     low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(MaxNLocator(5) if high < 3 * low else LogLocator(subs=(1, 2, 5) if high > 30 * low else (1, 1.5, 2, 3, 5, 7)))
+    subs = (1, 2, 5) if high > (8 if engineering else 30) * low else (1, 1.5, 2, 3, 5, 7)
+    axis.set_major_locator(MaxNLocator(5) if high < 3 * low else LogLocator(subs=subs))
     axis.set_major_formatter(EngFormatter(sep='') if engineering else '{x:g}')
     axis.set_minor_locator(NullLocator())
 
@@ -1097,7 +1098,8 @@ def figure_ratio(report, kind, vocabularies=('disjoint',)):
     for number, (name, corpus) in enumerate(runs[0].cfg.languages):
         if law := report.laws.get((f'gpt-{report.main_size}', corpus)):
             share = np.linspace(runs[0].share, runs[-1].share, 100)
-            mlpe = law.ppl((share if number else 1 - share) * report.all_data)
+            tokens = (share if number else 1 - share) * report.all_data
+            mlpe = np.where(tokens > 0.99 * law.shortest, law.ppl(tokens), math.nan)  # below its shortest run a law is a guess
             left.plot(100 * share, mlpe, ':', color=colour_of(name), label=f'{name}, MLPE')
     for axes, label in ((left, 'PPL'), (right, 'TEff')):
         axes.set(xlabel=f'share of {runs[0].names[1]} in training (%)', ylabel=label)
