@@ -499,26 +499,26 @@ def glue_data(tmp_path_factory):
     (folder / 'SST-2').mkdir()
     words = 'module class value name object type function string number file'.split()
     for which, n in (('train', 600), ('dev', 200)):
-        rows = [(f'{" ".join(rng.choice(words, 4))} {("is not", "returns")[label]} {" ".join(rng.choice(words, 2))}', label)
+        rows = [(f'{" ".join(rng.choice(words, 2))} {("is not", "returns")[label]} {rng.choice(words)}', label)
                 for label in rng.integers(2, size=n)]
         (folder / 'SST-2' / f'{which}.tsv').write_text('sentence\tlabel\n' + ''.join(f'{text}\t{label}\n' for text, label in rows))
     return folder
 
 
 def test_glue_learns_in_l1_and_reports_both(in_runs, glue_data):
-    command = ['analyze.py', 'glue', 'out/cloned', '--data', glue_data, '--epochs=4', '--learning_rate=2e-3', '--device=cpu']
+    command = ['analyze.py', 'glue', 'out/cloned', '--data', glue_data, '--epochs=8', '--learning_rate=5e-3', '--device=cpu']
     assert script(*command).status == 0
     first = Path('out/cloned/glue.json').read_bytes()
     assert script(*command).status == 0
     assert Path('out/cloned/glue.json').read_bytes() == first  # seeded
     found = json.loads(first)['tasks']['sst2']
     assert found['EN1']['accuracy'] > max(0.9, found['majority'] + 0.2) and 0.2 < found['EN2']['accuracy'] < 1
-    assert found['majority'] < 0.6 and found['steps'] <= 4 * 10
+    assert found['majority'] < 0.6 and found['steps'] <= 8 * 10
 
 
 def test_clones_that_share_all_embeddings_agree_exactly(in_runs, glue_data):
     assert script('train.py', *arguments(**CLONES | {'dataset': 'shared', 'anchor_frac': 1.0, 'max_iters': 3, 'out_dir': 'out_shared'})).status == 0
-    result = script('analyze.py', 'glue', 'out_shared', '--data', glue_data, '--tasks=sst2', '--epochs=2', '--learning_rate=1e-3', '--device=cpu')
+    result = script('analyze.py', 'glue', 'out_shared', '--data', glue_data, '--tasks=sst2', '--epochs=8', '--learning_rate=5e-3', '--device=cpu')
     assert result.status == 0, result.err
     found = json.loads(Path('out_shared/glue.json').read_text())
     assert found['tasks']['sst2']['EN1'] == found['tasks']['sst2']['EN2'] and found['mean_accuracy']['EN1'] > 0.6
