@@ -1174,11 +1174,13 @@ def figure_laws(report):
     if not report.laws:
         return None
     figure, ((axes,),) = panels(1, 1, 2.8)
-    for i, ((model, corpus), law) in enumerate(report.laws.items()):
+    models = list(dict.fromkeys(model for model, _ in report.laws))
+    for (model, corpus), law in report.laws.items():
         mono = [row for row in report.rows if (row['model'], row['corpus'], row['role']) == (model, corpus, 'mono')]
         x = np.geomspace(law.shortest, law.unit, 200)
-        axes.plot(x, law.ppl(x), color=COLOURS[i % 8], lw=1)
-        axes.plot([row['tokens'] for row in mono], [row['ppl'] for row in mono], 'osD^v'[i % 5], color=COLOURS[i % 8], label=law.name)
+        colour, marker = colour_of(mono[0]['language']), 'osD^v'[models.index(model) % 5]
+        axes.plot(x, law.ppl(x), color=colour, lw=1)
+        axes.plot([row['tokens'] for row in mono], [row['ppl'] for row in mono], marker, color=colour, label=law.name)
     axes.set(xscale='log', yscale='log', xlabel='training tokens', ylabel='PPL')
     plain_log(axes.xaxis, engineering=True)
     plain_log(axes.yaxis)
