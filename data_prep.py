@@ -20,6 +20,7 @@ import ast
 import base64
 import codecs
 import contextlib
+import errno
 import functools
 import glob
 import gzip
@@ -92,7 +93,7 @@ class ZstdFile(io.RawIOBase):
 
     def __init__(self, raw):
         import zstandard
-        self.raw, self.frame = raw, zstandard.ZstdDecompressor
+        self.raw, self.frame, self.damaged = raw, zstandard.ZstdDecompressor, zstandard.ZstdError
         self.inner, self.ready, self.packed = self.frame().decompressobj(), b'', b''
 
     def readable(self):
@@ -106,7 +107,10 @@ class ZstdFile(io.RawIOBase):
             if not self.packed:
                 return 0
             self.inner = self.inner or self.frame().decompressobj()  # frames may follow one another
-            self.ready, self.packed = self.inner.decompress(self.packed), b''
+            try:
+                self.ready, self.packed = self.inner.decompress(self.packed), b''
+            except self.damaged as e:
+                raise EOFError(e) from None  # as of one that was cut off
             if self.inner.eof:
                 self.packed, self.inner = self.inner.unused_data, None
         n = min(len(buffer), len(self.ready))
@@ -215,7 +219,7 @@ def file_documents(paths, field='text'):
                 except DAMAGED as e:
                     raise UserError(f'{path}: cannot be read beyond byte {raw.tell():,} ({e}); a damaged or half-copied file?') from None
         except OSError as e:
-            raise UserError(f'{path}: cannot be read ({e.strerror})') from None
+            raise UserError(f'{path}: cannot be read ({e.strerror or e})') from None
 
 
 def find_files(pattern):
@@ -324,9 +328,10 @@ def hub_documents(source):
 
     What has been read is kept in data/.cache, HUB_SHARD rows a file: the second pass, a longer run or one that goes on after
     a broken connection begin where it ends."""
-    name, field, subset, split, *rest = [*source.removeprefix('hf:').split(':'), '', '', '', ''][:max(5, source.count(':') + 4)]
-    if not name or any(rest):
+    parts = source.removeprefix('hf:').split(':')
+    if not parts[0] or len(parts) > 4:
         raise UserError(f'corpus source {source!r}: it is hf:DATASET[:FIELD[:SUBSET[:SPLIT]]]')
+    name, field, subset, split = parts + [''] * (4 - len(parts))
     field, split = field or 'text', split or 'train'
     store = DATA / '.cache' / f'hub-{hashlib.sha256(repr((name, field, subset, split)).encode()).hexdigest()[:16]}'
     kept = sorted(store.glob('*.jsonl.gz'))
@@ -357,6 +362,8 @@ def hub_documents(source):
     except UserError:
         raise
     except Exception as e:  # the hub's client has many ways to say that it is not there
+        if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise  # no space here
         raise UserError(f'{source} cannot be reached ({type(e).__name__}), after {n * HUB_SHARD:,} rows, which are kept; '
                         f'{BUILT_IN}') from None
 

@@ -99,6 +99,9 @@ def test_zst_and_parquet_give_the_same_documents(tmp_path, documents):
         with pytest.raises(UserError, match=f'half.txt.zst: cannot be read beyond byte {i:,} .*half-copied'):
             if joined(documents_of(f'{tmp_path}/half.txt.zst', 1)) == [documents[0][:5000].strip()]:
                 raise UserError(f'half.txt.zst: cannot be read beyond byte {i:,} half-copied')  # cut between the frames, it is whole
+    (tmp_path / 'not.txt.zst').write_bytes(b'plain text' * 100)
+    with pytest.raises(UserError, match='not.txt.zst: cannot be read beyond byte 1,000'):
+        list(documents_of(f'{tmp_path}/not.txt.zst', 1))
     parquet.write_table(pyarrow.table({'n': [1, 2, 3], 'story': [documents[1], None, documents[2]]}), tmp_path / 'a.parquet')
     dropped = {}
     assert joined(documents_of(f'{tmp_path}/a.parquet:story', 1, 200, dropped)) == documents[1:3] and dropped == {'empty': 1}
