@@ -1458,7 +1458,7 @@ def plan(args):
         if results and results['step'] == results['config']['max_iters']:
             continue
         checkpoint = ' --resume' if (out_dir / 'ckpt.pt').exists() else ''
-        scaled = f' --max_iters={steps}' if args.scale != 1 else ''
+        scaled = f' --max_iters={steps} --warmup_iters={round(args.scale * cfg.warmup_iters)}' if args.scale != 1 else ''
         options = args.options and f' {args.options}'
         print(f'python train.py {os.path.relpath(path)}{scaled}{options}{checkpoint} && python analyze.py ppl {out_dir}')
 
@@ -1536,7 +1536,7 @@ def main():
             command.add_argument('--out', default='report', metavar='DIR', help='folder to write')
             command.add_argument('--plan', choices=['table1', 'table3'],
                                  help="instead, print the commands of the table's runs that are not there yet, one line a run")
-            command.add_argument('--scale', type=float, default=1.0, help='of a plan: steps of every run, as a share of the paper\'s')
+            command.add_argument('--scale', type=float, default=1.0, help='of a plan: share of the steps that every run makes, warm-up too')
             command.add_argument('--options', default='', help='of a plan: settings for all its runs, as "--n_layer=4 --n_embd=512"')
             command.add_argument('--tokens', type=float, default=0, help='training tokens that count as all data (1.2B in the paper); '
                                  '0: those of most runs of several languages')
