@@ -64,6 +64,16 @@ def run_folders(out_dirs):
     return [d for d in out_dirs if not os.path.isfile(d)]
 
 
+def read_json(path, remedy):
+    """The content of a JSON file, None where there is none. Raises UserError, naming the remedy, for a damaged one."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise UserError(f'{path} is damaged: {remedy} {path.parent} writes it anew') from None
+
+
 def write_json(path, content):
     write_aside(path, lambda aside: aside.write_text(json.dumps(content, indent=1) + '\n'))
     print(f'written: {path}', flush=True)
@@ -276,12 +286,7 @@ def rows_of_csv(path):
 
 def results_of(out_dir, args):
     """The content of OUT_DIR/results.json, measured first where it is missing. Raises UserError for an unfinished run."""
-    try:
-        results = json.loads((Path(out_dir) / 'results.json').read_text())
-    except FileNotFoundError:
-        results = measure_ppl(out_dir, args)
-    except ValueError:
-        raise UserError(f'{out_dir}/results.json is damaged: python analyze.py ppl {out_dir} writes it anew') from None
+    results = read_json(Path(out_dir) / 'results.json', 'python analyze.py ppl') or measure_ppl(out_dir, args)
     if results['step'] < results['config']['max_iters']:
         raise UserError(f'{out_dir} is at step {results["step"]:,} of {results["config"]["max_iters"]:,}, and TEff compares whole runs: '
                         'train.py --resume finishes it')
@@ -941,16 +946,6 @@ def schedule_name(schedule):
     return ' then '.join(ps + (f' from {100 * start:g}%' if start else '') for ps, start in stages)
 
 
-def read_json(path, remedy):
-    """The content of a JSON file, None where there is none. Raises UserError, naming the remedy, for a damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        raise UserError(f'{path} is damaged: {remedy} {path.parent} writes it anew') from None
-
-
 def run_of_report(out_dir, args):
     """A run's settings and all that was measured on it; perplexity is measured now where it was not. None of it needs the
     checkpoint, once it is measured."""
@@ -1004,12 +999,8 @@ class Report:
     """Runs and what can be said of all of them together: laws, efficiencies, the paper's figures for the same setting."""
 
     def __init__(self, out_dirs, args):
-        self.notes, self.runs, self.laws, self.paper = [], [], {}, papers_figures()
-        for out_dir in out_dirs:
-            try:
-                self.runs.append(run_of_report(out_dir, args))
-            except UserError as e:
-                self.note(f'left out: {e}')
+        self.notes, self.paper = [], papers_figures()
+        self.runs = [run for out_dir in out_dirs if (run := self.attempt('left out', run_of_report, out_dir, args))]
         if not self.runs:
             raise UserError('none of these folders is a run with results: python train.py CONFIG.py makes one, with its name as out_dir')
         names = [run.name for run in self.runs]
@@ -1017,18 +1008,12 @@ class Report:
             run.name = run.name if names.count(run.name) == 1 else os.path.normpath(run.out_dir)
         of_out_dir = {run.out_dir: run for run in self.runs}
         self.rows = rows_of_results({run.out_dir: run.results for run in self.runs if run.results})
+        keys = dict.fromkeys((row['model'], row['corpus']) for row in self.rows)
+        self.laws = {key: law for key in keys if (law := self.attempt('no TEff', fit_law, self.rows, *key))}
         for row in self.rows:
             of_out_dir[row['out_dir']].rows.append(row)
-            key = row['model'], row['corpus']
-            try:
-                if key not in self.laws:
-                    self.laws[key] = None
-                    self.laws[key] = fit_law(self.rows, *key)
-                if self.laws[key]:
-                    add_efficiency(row, self.laws[key])
-            except UserError as e:
-                self.note(f'no TEff: {e}')
-        self.laws = {key: law for key, law in self.laws.items() if law}
+            if law := self.laws.get((row['model'], row['corpus'])):
+                self.attempt('no TEff', add_efficiency, row, law)
         # all data, the paper's 1.2B tokens: what most runs of several languages are trained on
         totals = [total_tokens(run.cfg) for run in self.runs if run.kind != 'mono'] or [max(total_tokens(run.cfg) for run in self.runs)]
         self.all_data = args.tokens or min(set(totals), key=lambda total: (-totals.count(total), total))
@@ -1037,9 +1022,13 @@ class Report:
         sizes = [run.size for run in self.runs if run.results]
         self.main_size = max(sizes, key=sizes.count, default=None)  # shown where a figure has room for one
 
-    def note(self, text):
-        self.notes.append(text)
-        print(f'note: {text}', flush=True)
+    def attempt(self, otherwise, function, *arguments):
+        """function(*arguments); where that is refused, None, and the reason becomes a note of the report."""
+        try:
+            return function(*arguments)
+        except UserError as e:
+            self.notes.append(f'{otherwise}: {e}')
+            print(f'note: {self.notes[-1]}', flush=True)
 
     def scaling(self, kind, vocab):
         """Runs of two languages, 50/50 or 90/10, of any size on any amount of data."""
@@ -1096,7 +1085,7 @@ def figure_ratio(report, kind, vocabularies=('disjoint',)):
             left.plot(*points(runs, number, percent, 'ppl'), style, color=colour_of(name), label=label)
             right.plot(*points(runs, number, percent, 'teff'), style, color=colour_of(name), label=label)
     for number, (name, corpus) in enumerate(runs[0].cfg.languages):
-        if law := report.laws.get((f'gpt-{report.main_size}', corpus)):
+        if law := report.laws.get((runs[0].rows[0]['model'], corpus)):
             share = np.linspace(runs[0].share, runs[-1].share, 100)
             tokens = (share if number else 1 - share) * report.all_data
             mlpe = np.where(tokens > 0.99 * law.shortest, law.ppl(tokens), math.nan)  # below its shortest run a law is a guess

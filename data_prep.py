@@ -412,8 +412,8 @@ def cleaned(documents, min_chars, dropped=None):
         for _, piece in pieces:
             new = plain_space(held + piece)
             new = new if text or whole else new.lstrip()
-            text += new.rstrip()
-            held = new[len(new.rstrip()):]
+            body = new.rstrip()
+            text, held = text + body, new[len(body):]
             if text and (whole or len(text) >= min_chars):
                 yield number, text
                 text, whole = '', True

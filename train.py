@@ -252,7 +252,7 @@ def main(cfg):
     with autocast():
         flops, kept = raw_model.cost_per_token(torch.is_autocast_enabled(device.split(':')[0]))
     tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
-    memory = 16 * n_params / (world if sharded else 1) + kept * micro_batch_size * cfg.block_size  # 16: gradients, Adam's moments
+    memory = 16 * n_params / (world if sharded else 1) + kept * micro_batch_size * cfg.block_size  # 16: and gradients, Adam's moments
     say(f'{n_other:,} non-embedding parameters, {dataset.meta["vocab_size"]:,} model ids; '
         f'{cfg.max_iters:,} steps of {cfg.batch_size} x {cfg.block_size} tokens on {world} x {device}: {tokens / 1e6:,.1f}M tokens, '
         f'{flops * tokens:.2g} FLOPs, about {memory / 2 ** 30:.2g} GiB a device')
