@@ -13,13 +13,11 @@ Measure trained runs.
 """
 import argparse
 import csv
-import gzip
 import hashlib
 import itertools
 import json
 import math
 import os
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +26,7 @@ from tqdm import tqdm
 
 import config
 from config import UserError
-from data_prep import Dataset, Sampler, load_tokenizer, write_aside
+from data_prep import Dataset, Sampler, check_languages, load_tokenizer, opened, write_aside
 
 # -----------------------------------------------------------------------------
 # Runs
@@ -39,12 +37,12 @@ def load_run(out_dir, device='auto', dtype='float32'):
     Raises UserError where out_dir holds none."""
     import train  # and with it torch, which --help and teff from a table do without
     out_dir = Path(out_dir)
-    try:
-        saved = json.loads((out_dir / 'config.json').read_text())
-        cfg = SimpleNamespace(**config.settings(config.DEFAULT) | saved)
-    except (OSError, ValueError, TypeError):
-        raise UserError(f'{out_dir} is not a run: it has no config.json that can be read') from None
-    checkpoint = train.load_checkpoint(out_dir)
+    saved = config.read_json(out_dir / 'config.json', 'it names the settings of the run; train.py --overwrite makes both anew')
+    if saved is None:
+        raise UserError(f'{out_dir} is not a run: it has no config.json')
+    cfg = config.restored(saved, out_dir / 'config.json')
+    check_languages(cfg)
+    checkpoint = train.load_checkpoint(out_dir, cfg)
     if not checkpoint:
         raise UserError(f'{out_dir} has no checkpoint yet: python train.py with its config makes one')
     dataset = Dataset(cfg, verify=('test.bin', 'vocab_map.npy'))
@@ -52,7 +50,7 @@ def load_run(out_dir, device='auto', dtype='float32'):
     model = train.new_model(cfg, dataset.meta['vocab_size'])
     try:
         model.load_state_dict(checkpoint['model'])
-    except RuntimeError:
+    except train.OTHER_SHAPE:
         raise UserError(f'{out_dir}: ckpt.pt and config.json are of different model shapes') from None
     tokens_seen = {name: n * cfg.block_size for name, n in zip(dataset.names, checkpoint['sequences_read'])}
     return SimpleNamespace(out_dir=out_dir, cfg=cfg, dataset=dataset, model=model.to(device).eval(), step=checkpoint['step'],
@@ -64,18 +62,45 @@ def run_folders(out_dirs):
     return [d for d in out_dirs if not os.path.isfile(d)]
 
 
-def read_json(path, remedy):
-    """The content of a JSON file, None where there is none. Raises UserError, naming the remedy, for a damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        raise UserError(f'{path} is damaged: {remedy} {path.parent} writes it anew') from None
+# what the commands here write beside a run, and read again
+MEASURED = {
+    'results': {'config': dict, 'step': int, 'tokens_seen': {str: int}, 'non_embedding_parameters': int,
+                'languages': {str: {'corpus': str, 'test_text': str, 'ppl': float, 'scored_tokens': int}}},
+    'alignment': {'languages': [str], 'hidden_states?': {str: [float]},
+                  'gradients?': {'blocks': {str: [float]}, 'macro_average': float,
+                                 'others': {'wte.weight': float, 'wpe.weight': float, 'lm_head.weight': float}},
+                  'embeddings?': {str: {'mean': float, 'all_pairs': float, 'by_frequency': [{'from': int, 'mean': float}]}}},
+    'glue': {'languages': [str], 'mean_accuracy': {str: float}, 'tasks': {str: {'majority': float, 'steps': int}}},
+    'matching': {'languages': [str], 'line': int, 'tokens': [[str]], 'pairs': [[int]]}}
 
 
-def write_json(path, content):
-    write_aside(path, lambda aside: aside.write_text(json.dumps(content, indent=1) + '\n'))
+def consistent(name, found):
+    """Whether what one of these files holds goes together, beyond its shape."""
+    if name == 'glue':
+        metrics = [task.get(language) for task in found['tasks'].values() for language in found['languages']]
+        return (len(found['languages']) == 2 and found['mean_accuracy'].keys() == set(found['languages']) and bool(found['tasks'])
+                and all(config.fits(metric, {str: float}) and 'accuracy' in metric for metric in metrics))
+    if name == 'alignment':
+        layers = {len(values) for values in found.get('gradients', {}).get('blocks', {}).values()}
+        return len(layers) <= 1 and 0 not in layers
+    if name == 'matching':
+        within = [len(pair) == 2 and min(pair) >= 0 for pair in found['pairs']]
+        return all(within) and len(found['tokens']) == len(found['languages']) == 2
+    return True
+
+
+def read_measured(out_dir, name):
+    """OUT_DIR/NAME.json, one of MEASURED; None where there is none. Raises UserError for a damaged one."""
+    path, remedy = Path(out_dir) / f'{name}.json', f'python analyze.py {"ppl" if name == "results" else name} {out_dir} writes it anew'
+    found = config.read_json(path, remedy, MEASURED[name])
+    if found and not consistent(name, found):
+        raise UserError(f'{path} is not what this program writes there: {remedy}')
+    return found
+
+
+def write_json(path, content_of):
+    """content_of() as JSON; what it reads, no other process writes in the meantime."""
+    write_aside(path, lambda aside: aside.write_text(json.dumps(content_of(), indent=1) + '\n'))
     print(f'written: {path}', flush=True)
 
 
@@ -127,7 +152,7 @@ def plain_log(axis, engineering=False):
 
 
 def sliding_window(run, ids, stride, batch_size, progress=None):
-    """Total nats and number of the scored tokens of a text, ids (N,) int64.
+    """Nats and number of the scored tokens of a text, ids (N,) int64: two arrays, a sum a batch of windows.
 
     Windows of block_size tokens start every `stride` tokens. Of each, the last `stride` positions are scored and those
     before are context, so that after the first context every token, the ragged end included, is scored exactly once."""
@@ -136,7 +161,7 @@ def sliding_window(run, ids, stride, batch_size, progress=None):
     from model import linear_cross_entropy
     window = run.cfg.block_size
     context = window - stride
-    total, scored = 0.0, 0
+    nats, scored = [], []
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
     for i in range(0, len(starts), batch_size):
         places = starts[i:i + batch_size, None] + np.arange(window + 1)  # (B, window + 1)
@@ -146,12 +171,20 @@ def sliding_window(run, ids, stride, batch_size, progress=None):
         with torch.no_grad(), run.autocast():
             features = run.model.features(batch[:, :-1])[:, context:]
             loss = linear_cross_entropy(features[real], run.model.lm_head.weight, batch[:, context + 1:][real])
-        n = int(real.sum())
-        total += loss.item() * n
-        scored += n
+        scored.append(int(real.sum()))
+        nats.append(loss.item() * scored[-1])
         if progress:
-            progress(n)
-    return total, scored
+            progress(scored[-1])
+    return np.array(nats), np.array(scored, int)
+
+
+def ppl_uncertainty(nats, scored):
+    """How far off PPL may be for so many tokens, at 95%, as a share of it: by the scatter between batches of windows, stretches
+    of the text. None for one batch."""
+    if len(scored) < 2:
+        return None
+    rest = nats - nats.sum() / scored.sum() * scored
+    return math.expm1(1.96 * math.sqrt((rest ** 2).sum() * len(rest) / (len(rest) - 1)) / scored.sum())
 
 
 def measure_ppl(out_dir, args):
@@ -170,15 +203,21 @@ def measure_ppl(out_dir, args):
         ids = run.dataset.vocab_map[language, base].astype(np.int64)
         with tqdm(desc=f'{out_dir} {name}', total=len(ids), unit=' tokens', unit_scale=True, leave=False, disable=None) as bar:
             nats, scored = sliding_window(run, ids, stride, args.batch_size, bar.update)
-        if not scored:
+        if not len(scored):
             raise UserError(f'{out_dir}: the test text of {name} has {len(ids)} tokens, no more than the context of the first window')
-        loss = nats / scored
+        n, uncertainty = int(scored.sum()), ppl_uncertainty(nats, scored)
+        loss = float(nats.sum() / n)
+        available = run.dataset.meta['languages'][language]['tokens']
         results['languages'][name] = {
             'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16], 'ppl': math.exp(loss), 'loss': loss,
-            'bits_per_byte': loss / math.log(2) * of_corpus['test_tokens'] / of_corpus['test_bytes'], 'scored_tokens': scored}
+            'bits_per_byte': loss / math.log(2) * of_corpus['test_tokens'] / of_corpus['test_bytes'], 'scored_tokens': n,
+            'ppl_uncertainty': uncertainty, 'epochs': run.tokens_seen[name] / max(1, available)}
         print(f'{out_dir} {name}: PPL {math.exp(loss):.2f}, {results["languages"][name]["bits_per_byte"]:.3f} bits per byte, '
-              f'{scored:,} scored tokens; {run.tokens_seen[name]:,} tokens seen', flush=True)
-    write_json(run.out_dir / 'results.json', results)
+              f'{n:,} scored tokens; {run.tokens_seen[name]:,} tokens seen', flush=True)
+        if uncertainty is None or uncertainty > 0.01:
+            print(f'note: {out_dir} {name}: {n:,} scored tokens leave PPL uncertain'
+                  + (f' by {100 * uncertainty:.1f}% (95%): 1% needs about {n * (100 * uncertainty) ** 2:,.0f}' if uncertainty else ''))
+    write_json(run.out_dir / 'results.json', lambda: results)
     return results
 
 
@@ -286,7 +325,7 @@ def rows_of_csv(path):
 
 def results_of(out_dir, args):
     """The content of OUT_DIR/results.json, measured first where it is missing. Raises UserError for an unfinished run."""
-    results = read_json(Path(out_dir) / 'results.json', 'python analyze.py ppl') or measure_ppl(out_dir, args)
+    results = read_measured(out_dir, 'results') or measure_ppl(out_dir, args)
     if results['step'] < results['config']['max_iters']:
         raise UserError(f'{out_dir} is at step {results["step"]:,} of {results["config"]["max_iters"]:,}, and TEff compares whole runs: '
                         'train.py --resume finishes it')
@@ -297,17 +336,19 @@ def rows_of_results(all_results):
     """{out_dir: results} -> a row for every language that a run has seen."""
     rows, texts = [], {}
     for out_dir, results in all_results.items():
-        cfg = SimpleNamespace(**results['config'])
-        seen = {name: n for name, n in results['tokens_seen'].items() if n}
+        cfg = config.restored(results['config'], f'{out_dir}/results.json')
+        seen = {name: results['tokens_seen'].get(name) for name in results['languages'] if results['tokens_seen'].get(name)}
         for name, n in seen.items():
             measured = results['languages'][name]
             corpus = measured['corpus']
-            if texts.setdefault(corpus, (measured['test_text'], out_dir))[0] != measured['test_text']:
-                raise UserError(f'{out_dir} and {texts[corpus][1]} both call their corpus {corpus!r}, but have different test texts '
+            text, other = texts.setdefault(corpus, (measured['test_text'], out_dir))
+            if text != measured['test_text']:
+                raise UserError(f'{out_dir} and {other} both call their corpus {corpus!r}, but have different test texts '
                                 'or tokenizers: they cannot be compared')
             rows.append({'out_dir': out_dir, 'run': os.path.basename(os.path.normpath(out_dir)),
                          'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'corpus': corpus, 'language': name, 'tokens': n,
-                         'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono'})
+                         'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono',
+                         **{key: measured.get(key) for key in ('scored_tokens', 'ppl_uncertainty', 'epochs')}})
     return rows
 
 
@@ -339,6 +380,20 @@ def token_efficiency(rows):
         laws[key] = laws.get(key) or fit_law(rows, *key)
         add_efficiency(row, laws[key])
     return laws
+
+
+def weaknesses(rows, laws):
+    """What makes these figures weaker than they look, a line each."""
+    found = [f'{law.name}: the law of three runs meets each of them exactly and has no interval: four or more'
+             for law in laws.values() if law.n < 4]
+    for row in rows:
+        if (row.get('epochs') or 0) > 1:
+            found.append(f'{row["run"]} has read {row["language"]} {row["epochs"]:.2f} times: TEff counts a token each time')
+    if few := [row for row in rows if (row.get('ppl_uncertainty') or 0) > 0.01]:
+        worst = max(few, key=lambda row: row['ppl_uncertainty'])
+        found.append(f'{worst["scored_tokens"]:,} scored tokens leave PPL uncertain by up to {100 * worst["ppl_uncertainty"]:.1f}% (95%, '
+                     f'{worst["run"]}, {worst["language"]}); differences on the same text are surer')
+    return found
 
 
 def print_table(rows):
@@ -400,6 +455,8 @@ def teff(args):
     for law in laws.values():
         print(law)
     print_table(rows)
+    for weakness in weaknesses(rows, laws):
+        print(f'note: {weakness}')
     if args.csv:
         write_csv(args.csv, COLUMNS + MEASURES, rows)
     plot = args.plot
@@ -432,13 +489,13 @@ def are_clones(run, pair):
 
 
 def read_lines(path):
-    """The lines of a text file, plain or .gz. Only a line feed ends one: str.splitlines() also splits at the odd separators
+    """The lines of a text file, plain, .gz, .xz or .zst. Only a line feed ends one: str.splitlines() also splits at the odd separators
     that Europarl has within lines, and the two sides would no longer be aligned."""
-    try:
-        with (gzip.open if path.endswith('.gz') else open)(path, 'rt', encoding='utf-8', newline='\n') as f:
-            return f.read().replace('\r\n', '\n').removesuffix('\n').split('\n')
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
-        raise UserError(f'{path} cannot be read: {e}') from None
+    with opened(path) as f:
+        try:
+            return f.read().decode().replace('\r\n', '\n').removesuffix('\n').split('\n')
+        except UnicodeDecodeError as e:
+            raise UserError(f'{path}: not UTF-8 at byte {e.start}; convert the file first') from None
 
 
 def parallel_lines(run, pair, files):
@@ -528,7 +585,10 @@ def training_frequency(run, language):
         sequences = sampler.order(language, epoch)[:left]
         for part in np.array_split(sequences, len(sequences) // 4096 + 1):
             starts = dataset.origin[language] + part * dataset.block_size
-            counts += np.bincount(dataset.tokens['train'][starts[:, None] + np.arange(dataset.block_size)].ravel(), minlength=V)
+            tokens = dataset.tokens['train'][starts[:, None] + np.arange(dataset.block_size)]
+            if len(tokens) and tokens.max() >= V:
+                raise UserError(f'{dataset.path}/train.bin has a token id beyond the {V:,} of its corpus: make it anew with data_prep.py')
+            counts += np.bincount(tokens.ravel(), minlength=V)
         left, epoch = left - len(sequences), epoch + 1
     return counts
 
@@ -635,7 +695,7 @@ def alignment(args):
         results['gradients'] = found = gradient_similarity(run, sequences)
         print(f'gradients: macro-average {found["macro_average"]:.3f}; ' + ', '.join(f'{k} {v:.3f}' for k, v in found['others'].items()))
         print(f'{" and ".join(names)}, {len(sequences)} parallel sequences')
-    write_json(run.out_dir / 'alignment.json', results)
+    write_json(run.out_dir / 'alignment.json', lambda: results)
 
 
 # -----------------------------------------------------------------------------
@@ -667,7 +727,7 @@ def matching(args):
         print(f'{texts[0][i] if i < shown[0] else "..."}\t{texts[1][j] if j < shown[1] else "..."}\t{cosine[i, j]:.3f}')
     results = {'languages': [run.dataset.names[i] for i in pair], 'line': args.line,
                'tokens': [text[:n] for text, n in zip(texts, shown)], 'pairs': pairs}
-    write_json(run.out_dir / 'matching.json', results)
+    write_json(run.out_dir / 'matching.json', lambda: results)
     plot = args.plot or run.out_dir / f'matching_line_{args.line}.png'
     save_figure(draw_matching(**results), plot)
     print(f'figure: {os.path.relpath(plot)}')
@@ -779,7 +839,7 @@ def read_task(folder, task, which):
             if len(texts) == 3:  # MultiRC's question with its answer, WSC's pronoun with the noun: one text
                 texts = [f'{texts[0]} {texts[1]}', texts[2]]
             examples.append((texts, class_of[found.lower()]))
-    except (ValueError, TypeError, KeyError, AttributeError) as e:  # UnicodeDecodeError is a ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as e:  # UnicodeDecodeError is a ValueError
         raise UserError(f'{path}, after line {number}: not a record of {task} ({type(e).__name__}: {str(e)[:60]})') from None
     if skipped:
         print(f'note: {path}: skipped {skipped} lines with a wrong number of fields')
@@ -906,13 +966,7 @@ def glue(args):
                    for which in (['train', 'matched', 'mismatched'] if task == 'mnli' else ['train', 'dev'])} for task in tasks}
     names = [run.dataset.names[language] for language in pair]
     settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float))}
-    path = run.out_dir / 'glue.json'
-    try:
-        results = json.loads(path.read_text())
-        results = results if results['languages'] == names else None
-    except (OSError, ValueError, KeyError, TypeError):
-        results = None
-    results = results or {'languages': names, 'tasks': {}}
+    read_measured(run.out_dir, 'glue')  # a damaged one is refused before the work, not after it
     pretrained = {key: value.clone() for key, value in run.model.state_dict().items()}
     for task in tasks:
         _, _, _, classes, own = GLUE[task]
@@ -921,17 +975,23 @@ def glue(args):
         train_set, *dev_sets = encoded.values()
         run.model.load_state_dict(pretrained)
         head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), own, pair[0], args, f'{args.out_dir} {task}')
+        measured = {}
         for key, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
-            results['tasks'][key] = found = {
+            measured[key] = found = {
                 'steps': steps, 'train_examples': len(train_set[0]), 'dev_examples': len(ids), 'own_metric': own,
                 'majority': float(np.bincount(true).max() / len(true)), 'settings': settings,
                 **{name: task_metrics(predict(run, head, ids, language), true, own) for name, language in zip(names, pair)}}
             print(f'{args.out_dir} {key}: ' + '; '.join(
                 f'{language} ' + ', '.join(f'{metric} {value:.3f}' for metric, value in found[language].items()) for language in names)
                 + f'; majority {found["majority"]:.3f}, {steps:,} steps', flush=True)
-        results['mean_accuracy'] = {language: float(np.mean([found[language]['accuracy'] for found in results['tasks'].values()]))
-                                    for language in names}
-        write_json(path, results)
+
+        def with_measured():  # beside the tasks that are there, perhaps from another process a moment ago
+            before = read_measured(run.out_dir, 'glue')
+            tasks = (before['tasks'] if before and before['languages'] == names else {}) | measured
+            return {'languages': names, 'tasks': tasks, 'mean_accuracy': {
+                language: float(np.mean([found[language]['accuracy'] for found in tasks.values()])) for language in names}}
+        write_json(run.out_dir / 'glue.json', with_measured)
+    results = read_measured(run.out_dir, 'glue')
     print(f'{args.out_dir}, mean accuracy over {len(results["tasks"])}: '
           + ', '.join(f'{name} {value:.3f}' for name, value in results['mean_accuracy'].items()))
 
@@ -950,12 +1010,13 @@ def run_of_report(out_dir, args):
     """A run's settings and all that was measured on it; perplexity is measured now where it was not. None of it needs the
     checkpoint, once it is measured."""
     folder = Path(out_dir)
-    saved = read_json(folder / 'config.json', 'python train.py CONFIG.py --overwrite for')
+    saved = config.read_json(folder / 'config.json', 'train.py with its config and --overwrite makes the run anew')
     if saved is None:
-        saved = (read_json(folder / 'results.json', 'python analyze.py ppl') or {}).get('config')
+        saved = (read_measured(out_dir, 'results') or {}).get('config')
     if not isinstance(saved, dict):
         raise UserError(f'{out_dir} is not a run (it has no config.json): python train.py CONFIG.py --out_dir={out_dir} makes one')
-    cfg = SimpleNamespace(**config.settings(config.DEFAULT) | saved)
+    cfg = config.restored(saved, folder / 'config.json')
+    check_languages(cfg)
     names, corpora = zip(*cfg.languages)
     run = SimpleNamespace(out_dir=out_dir, name=os.path.basename(os.path.normpath(out_dir)), cfg=cfg, names=names, rows=[])
     run.kind = 'mono' if len(names) == 1 else 'cloned' if len(set(corpora)) == 1 else 'real' if len(set(corpora)) == len(names) else 'mixed'
@@ -964,7 +1025,7 @@ def run_of_report(out_dir, args):
     run.share = cfg.schedule[0][1][1] if len(names) == 2 and len(cfg.schedule) == 1 else None
     run.results = results_of(out_dir, args) if cfg.model == 'gpt' else None
     for measure in ('alignment', 'glue', 'matching'):
-        setattr(run, measure, read_json(folder / f'{measure}.json', f'python analyze.py {measure}'))
+        setattr(run, measure, read_measured(out_dir, measure))
     return run
 
 
@@ -1014,6 +1075,9 @@ class Report:
             of_out_dir[row['out_dir']].rows.append(row)
             if law := self.laws.get((row['model'], row['corpus'])):
                 self.attempt('no TEff', add_efficiency, row, law)
+        self.notes += weaknesses(self.rows, self.laws)
+        if guesses := [f'{row["run"]} {row["language"]}' for row in self.rows if row.get('extrapolated') == 'yes']:
+            self.notes.append(f'TEff by extrapolation, beyond the monolingual runs, of {", ".join(guesses)}')
         # all data, the paper's 1.2B tokens: what most runs of several languages are trained on
         totals = [total_tokens(run.cfg) for run in self.runs if run.kind != 'mono'] or [max(total_tokens(run.cfg) for run in self.runs)]
         self.all_data = args.tokens or min(set(totals), key=lambda total: (-totals.count(total), total))
@@ -1392,6 +1456,12 @@ TABLES = [
     ('glue', 'GLUE: fine-tuned in the first language, zero-shot in the second', table_glue)]
 
 
+def cells_of(formats, rows):
+    """The rows of a table as text, by the formats of its columns."""
+    return [['' if value == '' or value != value else format(value, formats.get(column, '')) for column, value in row.items()]
+            for row in rows]
+
+
 STYLE = '''body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }
 th, td { padding: 2px 7px; text-align: left; white-space: nowrap }
@@ -1443,10 +1513,10 @@ def plan(args):
     for path in sorted(path for path in folder.glob('*.py') if row in path.read_text().split('\n')[0]):
         cfg = config.load([str(path)])
         out_dir, steps = Path(cfg.out_dir), max(1, round(args.scale * cfg.max_iters))
-        results = read_json(out_dir / 'results.json', 'python analyze.py ppl')
+        results = read_measured(out_dir, 'results')
         if results and results['step'] == results['config']['max_iters']:
             continue
-        checkpoint = ' --resume' if (out_dir / 'ckpt.pt').exists() else ''
+        checkpoint = ' --resume' if list(out_dir.glob('ckpt*.pt')) else ''
         scaled = f' --max_iters={steps} --warmup_iters={round(args.scale * cfg.warmup_iters)}' if args.scale != 1 else ''
         options = args.options and f' {args.options}'
         print(f'python train.py {os.path.relpath(path)}{scaled}{options}{checkpoint} && python analyze.py ppl {out_dir}')
@@ -1470,9 +1540,7 @@ def report(args):
         formats, rows = table(found)
         if rows:
             write_csv(folder / f'{name}.csv', list(rows[0]), rows)
-            cells = [['' if value == '' or value != value else format(value, formats.get(column, '')) for column, value in row.items()]
-                     for row in rows]
-            blocks += [('table', title, name, list(rows[0]), cells)]
+            blocks += [('table', title, name, list(rows[0]), cells_of(formats, rows))]
     missing = []
     for name, title, draw, commands in FIGURES:
         figure = draw(found)
@@ -1509,7 +1577,7 @@ def main():
             command.add_argument('--languages', nargs=2, metavar='NAME', help='the two to compare; default: the first two of the run')
         if name in ('alignment', 'matching'):
             command.add_argument('--parallel', nargs='+', metavar='FILE', required=name == 'matching',
-                                 help='aligned text, a line a sentence, plain or .gz, a file per language (clones: one)')
+                                 help='aligned text, a line a sentence, plain, .gz, .xz or .zst, a file per language (clones: one)')
         command.add_argument('--device', default='auto', help='cuda, mps, cpu; auto: the first that is there')
         command.add_argument('--dtype', default='auto' if name == 'glue' else 'float32', help='float32, bfloat16; auto: bfloat16 on cuda')
         if name == 'teff':

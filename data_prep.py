@@ -32,9 +32,12 @@ import json
 import lzma
 import math
 import os
+import re
 import shutil
+import socket
 import sys
 import tarfile
+import threading
 import time
 import urllib.request
 import warnings
@@ -52,6 +55,11 @@ from tqdm import tqdm
 import config
 from config import UserError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
+
 FORMAT_VERSION = 1
 DATA = Path('data')
 PARTIAL = DATA / '.partial'  # everything is written here, and moved when it is whole
@@ -60,7 +68,104 @@ TOKENIZER_BYTES = 100_000_000  # a tokenizer is trained on the first so many byt
 HUB_SHARD = 200  # rows of a hub's data set that are kept in a file
 HUB_TEST_DOCUMENTS = 1000  # test documents of a hub's data set lie among its first so many, however much is read for training
 
+LINE = 1 << 28  # bytes of a line of JSON, at most
+BOMB = 1 << 27, 100  # a file that gives more bytes than this, and so many times its size, is none of text
+
 BLANKS = [c for c in map(chr, range(0x3001)) if c.isspace() and c not in ' \n']  # tabs, no-break spaces, ...
+
+# -----------------------------------------------------------------------------
+# Files: whole or not at all, also if the process is killed, the disk is full, or two write the same
+
+
+def lock(path, wait=True):
+    """Open a file, made where there is none, that is locked until it is closed or the process dies. Raises BlockingIOError
+    where another process has it, unless it is waited for. A file system without locks gives every process its way."""
+    while fcntl:
+        f = open(path, 'a+')
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            f.close()
+            raise
+        except OSError:
+            return f
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(f.fileno())):
+                return f
+        f.close()  # who had it has removed or renamed it
+    return open(os.devnull, 'a+')
+
+
+@contextlib.contextmanager
+def locked(path, taken, refused=''):
+    """Hold a lock file while the body runs. Where another process has it, say what is taken, and by whom; then wait, or raise
+    UserError if refused says what else to do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        f = lock(path, wait=False)
+    except BlockingIOError:
+        holder = 'another process'
+        with contextlib.suppress(FileNotFoundError):
+            holder = path.read_text()[:100] or holder
+        if refused:
+            raise UserError(f'{taken} by {holder}: {refused}') from None
+        print(f'{taken} by {holder}: waiting', flush=True)
+        f = lock(path)
+    with f:
+        f.truncate(0)
+        print(f'process {os.getpid()} on {socket.gethostname()}', end='', file=f, flush=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def write_aside(path, write, previous=None):
+    """write(temporary path), then rename it to path: there is the old file or the new one, never a half. The old one is kept
+    as previous. Of two who write at once the second waits, so that each is whole and the last one stays."""
+    aside = path.with_name(path.name + '.partial')
+    with lock(aside):
+        try:
+            write(aside)
+            with open(aside, 'rb+') as f:
+                os.fsync(f.fileno())
+            if previous and path.exists():
+                os.replace(path, previous)
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def making(path):
+    """While the body runs, no other process makes this folder, or file, of data/: it waits."""
+    old = PARTIAL / f'{path.name}.old'
+    with locked(PARTIAL / f'{path.name}.lock', f'{path} is being made'):
+        if old.exists() and path.exists():
+            shutil.rmtree(old)
+        elif old.exists():  # killed between the two renames of folder_aside
+            old.rename(path)
+        yield
+
+
+@contextlib.contextmanager
+def folder_aside(path):
+    """Within making(path): a folder to write in, which becomes path when it is whole; after an error nothing remains, and
+    what a killed run has left is dropped."""
+    aside, old = PARTIAL / path.name, PARTIAL / f'{path.name}.old'
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():  # --overwrite
+            path.rename(old)
+        aside.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
 
 # -----------------------------------------------------------------------------
 # Sources: each gives (document number, piece of its text), in a fixed order
@@ -129,9 +234,45 @@ def needed(package, source, otherwise=''):
         raise UserError(f'{source} needs a package that is not installed: pip install {package}{otherwise}') from None
 
 
+class Unpacked(io.RawIOBase):
+    """What a packed file holds. Raises UserError once that is so much more than the file that it can be no text."""
+
+    def __init__(self, path, raw):
+        self.path, self.raw, self.given = path, raw, 0
+        self.stream = UNPACK[os.path.splitext(path)[1]](raw)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        n = self.stream.readinto(buffer)
+        self.given += n
+        least, times = BOMB
+        if self.given > least and self.given > times * self.raw.tell():
+            raise UserError(f'{self.path}: unpacks to more than {times} times its size, which no text does; unpack it first if it is one')
+        return n
+
+
+@contextlib.contextmanager
+def opened(path):
+    """A file's bytes, unpacked if its name ends in .gz, .xz, .zst or .tgz. Raises UserError for one that is damaged, with the
+    byte where reading it stopped, or a bomb."""
+    if path.endswith('.zst'):
+        needed('zstandard', path)
+    try:
+        with open(path, 'rb') as raw:
+            try:
+                yield io.BufferedReader(Unpacked(path, raw), PIECE) if path.endswith(tuple(UNPACK)) else raw
+            except DAMAGED as e:
+                raise UserError(f'{path}: cannot be read beyond byte {raw.tell():,} ({e}); a damaged or half-copied file?') from None
+    except OSError as e:
+        raise UserError(f'{path}: cannot be read ({e.strerror or e})') from None
+
+
 DAMAGED = (lzma.LZMAError, zlib.error, gzip.BadGzipFile, tarfile.TarError, EOFError)
 TEI = '{http://www.tei-c.org/ns/1.0}'
-UNPACK = {'.gz': lambda raw: gzip.GzipFile(fileobj=raw), '.xz': lzma.LZMAFile, '.zst': lambda raw: io.BufferedReader(ZstdFile(raw))}
+UNPACK = {'.gz': lambda raw: gzip.GzipFile(fileobj=raw), '.xz': lzma.LZMAFile, '.zst': ZstdFile}
+UNPACK['.tgz'] = UNPACK['.gz']
 KINDS = '.txt, .jsonl (both plain, .gz, .xz or .zst), .parquet, .tar (plain, .gz or .xz, of .txt and .jsonl)'
 TAR = ('.tar', '.tar.gz', '.tgz', '.tar.xz')
 
@@ -155,11 +296,11 @@ def stream_documents(stream, name, field):
         for piece in pieces_of(stream, name):
             yield name, piece
         return
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(iter(lambda: stream.readline(LINE), b''), 1):
         where = f'{name}, line {number}'
         try:
             record = json.loads(line) if line.strip() else None
-        except ValueError as e:  # UnicodeDecodeError too
+        except (ValueError, RecursionError) as e:  # UnicodeDecodeError too
             raise UserError(f'{where}: not JSON ({e})') from None
         if record is not None:
             yield from record_document(record, field, where)
@@ -202,24 +343,15 @@ def file_documents(paths, field='text'):
         if kind == '.parquet':
             yield from parquet_documents(path, field)
             continue
-        ending = next((ending for ending in UNPACK if path.endswith(ending)), None)
-        if ending == '.zst':
-            needed('zstandard', path)
-        try:
-            with open(path, 'rb') as raw:
-                try:
-                    if kind != '.tar':
-                        yield from stream_documents(UNPACK[ending](raw) if ending else raw, path, field)
-                        continue
-                    with tarfile.open(fileobj=raw, mode='r|*') as tar:  # a stream: nothing is unpacked to disk
-                        for member in tar:
-                            hidden = os.path.basename(member.name).startswith('.')
-                            if member.isfile() and member.name.endswith(('.txt', '.jsonl')) and not hidden:
-                                yield from stream_documents(tar.extractfile(member), f'{path}, {member.name}', field)
-                except DAMAGED as e:
-                    raise UserError(f'{path}: cannot be read beyond byte {raw.tell():,} ({e}); a damaged or half-copied file?') from None
-        except OSError as e:
-            raise UserError(f'{path}: cannot be read ({e.strerror or e})') from None
+        with opened(path) as stream:
+            if kind == '.tar':
+                with tarfile.open(fileobj=stream, mode='r|') as tar:  # a stream: nothing is unpacked to disk, wherever a name points
+                    for member in tar:
+                        hidden = os.path.basename(member.name).startswith('.')
+                        if member.isfile() and member.name.endswith(('.txt', '.jsonl')) and not hidden:
+                            yield from stream_documents(tar.extractfile(member), f'{path}, {member.name}', field)
+            else:
+                yield from stream_documents(stream, path, field)
 
 
 def find_files(pattern):
@@ -268,9 +400,12 @@ def eltec_documents(source):
             if not names:
                 raise UserError(f'{path} holds no level1/*.xml: it is not an archive of ELTeC')
             for name in names:
+                least, times = BOMB
+                if archive.getinfo(name).file_size > max(least, times * archive.getinfo(name).compress_size):
+                    raise UserError(f'{path}, {name}: unpacks to more than {times} times its size, which no text does')
                 yield name, ''
                 yield name, tei_text(archive.read(name), f'{path}, {name}')
-    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:  # of unknown packing, with a password
         raise UserError(f'{path}: cannot be read ({e}); remove it, and it is fetched again') from None
 
 
@@ -424,10 +559,22 @@ def cleaned(documents, min_chars, dropped=None):
             dropped[reason] = dropped.get(reason, 0) + 1
 
 
-def in_parallel(function, items, workers, initializer=None, initargs=()):
+def start_worker(parent, tokenizer_file=None):
+    """A worker process ends with its parent, also if that is killed, and has the tokenizer at hand."""
+    global tokenizer
+    tokenizer = tokenizer_file and load_tokenizer(tokenizer_file)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def in_parallel(function, items, workers, tokenizer_file=None):
     """function(item) for every item, in order, from several processes, with only a few items in flight: memory does not
     grow with the corpus."""
-    with ProcessPoolExecutor(workers, initializer=initializer, initargs=initargs) as pool:
+    with ProcessPoolExecutor(workers, initializer=start_worker, initargs=(os.getpid(), tokenizer_file)) as pool:
         pending = deque()
         try:
             for item in items:
@@ -501,10 +648,12 @@ def load_tokenizer(path):
     try:
         ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, Path(path).read_text().splitlines())}
         eod = len(ranks)
+        if set(ranks.values()) != set(range(eod)) or not ranks.keys() >= {bytes([i]) for i in range(256)}:
+            raise ValueError
         bpe = tiktoken.Encoding('ranks', pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={'<|endoftext|>': eod},
                                 explicit_n_vocab=eod + 1)
     except (ValueError, AssertionError):
-        raise UserError(f'tokenizer {path}: not a ranks file (a line is: token in base64, rank; ranks from 0 on)') from None
+        raise UserError(f'tokenizer {path}: not a ranks file (a line: token in base64, rank; from 0 on, every byte among them)') from None
     pieces = [None] * eod + ['<|endoftext|>']
     for token, rank in ranks.items():
         pieces[rank] = token.decode('latin-1')
@@ -521,11 +670,6 @@ def is_test(document, test_frac, seed):
     lot = max(2, round(1 / test_frac))
     chosen = np.random.default_rng([seed, document // lot]).integers(lot if document >= lot else 2)
     return document % lot == chosen
-
-
-def start_encoder(path):
-    global tokenizer  # of this worker process
-    tokenizer = load_tokenizer(path)
 
 
 def encode(job):
@@ -546,34 +690,6 @@ def fingerprint(source, tokenizer):
     return [source, tokenizer, stats]
 
 
-def write_aside(path, write):
-    """write(temporary path), then rename it to path: there is the old file or the new one, never a half."""
-    aside = path.with_name(path.name + '.partial')
-    try:
-        write(aside)
-        with open(aside, 'rb+') as f:
-            os.fsync(f.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def folder_aside(path):
-    """A folder to write in, which becomes path when it is whole; after an error nothing remains, and what a killed run has
-    left is dropped."""
-    aside = PARTIAL / path.name
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        shutil.rmtree(path, ignore_errors=True)  # --overwrite
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def tokenise(corpus, source, cfg, tokens_needed):
     """The folder in the cache with the tokens of a corpus (train.bin, test.bin, a tokenizer file, meta.json), made where it
     is not there yet. The source is read until it has given tokens_needed training tokens, which may be infinite."""
@@ -583,10 +699,26 @@ def tokenise(corpus, source, cfg, tokens_needed):
     if source.startswith('hf:'):  # one that was read further will do
         read = {int(path.name.rpartition('-')[2]) for path in folder.parent.glob(f'{name}-*')}
         folder = folder.with_name(f'{name}-{min([n for n in read if n >= tokens_needed], default=tokens_needed)}')
-    if not folder.exists():
-        with folder_aside(folder) as aside:
-            encode_corpus(aside, corpus, source, cfg, tokens_needed)
+    with making(folder):
+        if not folder.exists():
+            with folder_aside(folder) as aside:
+                encode_corpus(aside, corpus, source, cfg, tokens_needed)
     return folder
+
+
+CORPUS = {'tokenizer': str, 'vocab_size': int, 'eod': int}
+CORPUS |= {f'{part}_{what}': int for part in ('train', 'test') for what in ('tokens', 'documents', 'bytes')}  # its meta.json in the cache
+
+
+def cached(folder):
+    """meta.json of a corpus in the cache. Raises UserError where its files are not as long as it says."""
+    anew = f'remove {folder}, and it is made anew'
+    of_corpus = config.read_json(folder / 'meta.json', anew, CORPUS)
+    for part in ('train', 'test'):
+        path = folder / f'{part}.bin'
+        if not of_corpus or not path.is_file() or path.stat().st_size != 2 * of_corpus[f'{part}_tokens']:
+            raise UserError(f'{path} is not as long as meta.json says: {anew}')
+    return of_corpus
 
 
 def part_of(document, source, cfg):
@@ -610,11 +742,12 @@ def shared_tokenizer(cfg):
     sources = list(cfg.corpora.values())
     key = [*(fingerprint(source, 'shared') for source in sources), cfg.vocab_size, cfg.test_frac, cfg.data_seed, cfg.min_chars]
     path = DATA / '.cache' / f'shared-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.model'
-    if not path.exists():
-        print(f'{", ".join(cfg.corpora)}: training one SentencePiece BPE of {cfg.vocab_size:,} pieces', flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        texts = itertools.chain.from_iterable(training_text(source, cfg, TOKENIZER_BYTES // len(sources)) for source in sources)
-        write_aside(path, lambda aside: train_tokenizer(texts, aside, cfg.vocab_size))
+    with making(path):
+        if not path.exists():
+            print(f'{", ".join(cfg.corpora)}: training one SentencePiece BPE of {cfg.vocab_size:,} pieces', flush=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            texts = itertools.chain.from_iterable(training_text(source, cfg, TOKENIZER_BYTES // len(sources)) for source in sources)
+            write_aside(path, lambda aside: train_tokenizer(texts, aside, cfg.vocab_size))
     return path
 
 
@@ -645,7 +778,7 @@ def encode_corpus(folder, corpus, source, cfg, tokens_needed):
             (train if part == 'train' else test).write(ids.tobytes())
 
         documents = documents_of(source, workers, cfg.min_chars, dropped)
-        encoded = in_parallel(encode, documents, workers, start_encoder, (tokenizer_file,))
+        encoded = in_parallel(encode, documents, workers, tokenizer_file)
         for document, n_bytes, ids in encoded:
             if document != current:
                 if current is not None:
@@ -713,6 +846,8 @@ def check_languages(cfg):
     starts = [start for start, _ in stages]
     if starts[0] != 0 or starts[-1] >= 1 or any(a >= b for a, b in zip(starts, starts[1:])):
         raise UserError(f'schedule: stages must start at 0.0 and then at rising fractions below 1, not at {starts}')
+    if not re.fullmatch(r'[\w-][\w.-]*', cfg.dataset):
+        raise UserError(f'dataset must be a plain name, of letters, digits, hyphens, dots and underscores, not {cfg.dataset!r}')
     if cfg.vocab not in ('disjoint', 'anchored'):
         raise UserError(f"vocab must be 'disjoint' or 'anchored', not {cfg.vocab!r}")
     if cfg.anchor_frac > 1 or not 0 < cfg.test_frac <= 0.5 or cfg.block_size < 1:
@@ -766,10 +901,16 @@ def data_settings(cfg):
 def prepare(cfg):
     """Make data/<dataset>/ from the settings cfg. Raises UserError."""
     check_languages(cfg)
-    path = DATA / cfg.dataset
-    if path.exists() and not cfg.overwrite:
-        Dataset(cfg)
-        return print(f'{path} is there already, made with these settings; --overwrite makes it anew')
+    with making(DATA / cfg.dataset):
+        if (DATA / cfg.dataset).exists() and not cfg.overwrite:
+            Dataset(cfg)
+            print(f'{DATA / cfg.dataset} is there already, made with these settings; --overwrite makes it anew')
+        else:
+            make_dataset(cfg, DATA / cfg.dataset)
+
+
+def make_dataset(cfg, path):
+    """Make the folder of a dataset, or replace it."""
     shared = cfg.tokenizer == 'shared'
     tokens_cfg = SimpleNamespace(**vars(cfg) | {'tokenizer': str(shared_tokenizer(cfg))}) if shared else cfg
     share = marginals(cfg.schedule)
@@ -785,7 +926,7 @@ def prepare(cfg):
         meta = {'format_version': FORMAT_VERSION, 'settings': data_settings(cfg), 'corpora': {}}
         position, pieces = {'train': 0, 'test': 0}, {}
         for corpus, folder in folders.items():
-            meta['corpora'][corpus] = of_corpus = json.loads((folder / 'meta.json').read_text())
+            meta['corpora'][corpus] = of_corpus = cached(folder)
             for part in ('train', 'test'):  # its tokens in train.bin and test.bin
                 of_corpus[part] = [position[part], position[part] + of_corpus[f'{part}_tokens']]
                 position[part] += of_corpus[f'{part}_tokens']
@@ -841,6 +982,11 @@ def checksum(path):
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
+META = {'format_version': int, 'settings': dict, 'vocab_size': int, 'files': {str: {'bytes': int, 'sha256': str}},
+        'corpora': {str: CORPUS | {'train': [int], 'test': [int], 'sequences': int}},
+        'languages': [{'name': str, 'corpus': str, 'sequences': int, 'tokens': int}]}  # meta.json of a dataset
+
+
 class Dataset:
     """data/<dataset>/, opened for reading.
 
@@ -854,23 +1000,37 @@ class Dataset:
         anew = 'make it anew with data_prep.py --overwrite'
         if not self.path.exists():
             raise UserError(f'{self.path} is missing: data_prep.py with the same settings makes it')
-        try:
-            self.meta = json.loads((self.path / 'meta.json').read_text())
-            made_with = self.meta['settings']
-        except (OSError, ValueError, KeyError):
-            raise UserError(f'{self.path} is no dataset (its meta.json cannot be read); {anew}') from None
+        self.meta = config.read_json(self.path / 'meta.json', anew, META)
+        if not self.meta:
+            raise UserError(f'{self.path} is no dataset (it has no meta.json): {anew}')
         if self.meta['format_version'] != FORMAT_VERSION:
             raise UserError(f'{self.path} has format version {self.meta["format_version"]}, not {FORMAT_VERSION}; {anew}')
-        for key, wanted in data_settings(cfg).items():
-            if made_with.get(key) != wanted:
-                raise UserError(f'{self.path} was made with {key} = {made_with.get(key)}, these settings say {wanted}: '
+        try:
+            self.check_settings(data_settings(cfg), anew)
+            self.check_files(verify, anew)
+            self.open_files()
+            self.check_ids(verify)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, EOFError, MemoryError) as e:
+            raise UserError(f'{self.path} is damaged ({type(e).__name__}: {e}): {anew}') from None
+
+    def check_settings(self, wanted, anew):
+        for key, value in wanted.items():
+            if self.meta['settings'].get(key) != value:
+                raise UserError(f'{self.path} was made with {key} = {self.meta["settings"].get(key)}, these settings say {value}: '
                                 f'choose another --dataset name, or {anew}')
+
+    def check_files(self, verify, anew):
         for name, file in self.meta['files'].items():
-            size = (self.path / name).stat().st_size if (self.path / name).is_file() else 0
+            path = self.path / os.path.basename(name)  # nothing outside the folder
+            size = path.stat().st_size if path.is_file() else 0
             if size != file['bytes']:
-                raise UserError(f'{self.path / name} has {size:,} bytes, not the {file["bytes"]:,} that meta.json says; {anew}')
-            if (verify == '*' or name in verify) and checksum(self.path / name) != file['sha256']:
-                raise UserError(f'{self.path / name} has changed since it was made (its checksum differs); {anew}')
+                raise UserError(f'{path} has {size:,} bytes, not the {file["bytes"]:,} that meta.json says; {anew}')
+            if (verify == '*' or name in verify) and checksum(path) != file['sha256']:
+                raise UserError(f'{path} has changed since it was made (its checksum differs); {anew}')
+
+    def open_files(self):
         self.names = [language['name'] for language in self.meta['languages']]
         self.corpus_of = [self.meta['corpora'][language['corpus']] for language in self.meta['languages']]
         self.vocab_map = np.load(self.path / 'vocab_map.npy', allow_pickle=False)
@@ -881,6 +1041,25 @@ class Dataset:
         firsts = dict(zip(self.meta['corpora'], np.cumsum([0] + [c['sequences'] for c in self.meta['corpora'].values()])))
         self.origin = np.array([c['train'][0] - firsts[language['corpus']] * self.block_size
                                 for c, language in zip(self.corpus_of, self.meta['languages'])])
+
+    def check_ids(self, verify):
+        """That token ids, languages and model ids lie within their ranges; tokens of the files that verify names. Raises ValueError."""
+        first = 0
+        for name, of_corpus in self.meta['corpora'].items():
+            V, sequences = of_corpus['vocab_size'], of_corpus['sequences']
+            for part, tokens in self.tokens.items():
+                start, end = of_corpus[part]
+                if not 0 <= start < end <= len(tokens) or part == 'train' and sequences != (end - start - 1) // self.block_size:
+                    raise ValueError(f'{part}.bin has no tokens {start} to {end}')
+                if (verify == '*' or f'{part}.bin' in verify) and tokens[start:end].max() >= V:
+                    raise ValueError(f'{part}.bin has a token id beyond the {V:,} of {name}')
+            mine = [i for i, language in enumerate(self.meta['languages']) if language['corpus'] == name]
+            if sum(((first <= self.pools[i]) & (self.pools[i] < first + sequences)).sum() for i in mine) != sequences:
+                raise ValueError(f'train_lang.bin has other languages than those of {name} for its sequences')
+            model_ids = self.vocab_map[mine, :V]
+            if model_ids.dtype != np.int32 or model_ids.shape[1] != V or model_ids.min() < 0 or model_ids.max() >= self.meta['vocab_size']:
+                raise ValueError(f'vocab_map.npy has an id beyond the {self.meta["vocab_size"]:,} of the model')
+            first += sequences
 
     def windows(self, part, starts, languages):
         """Inputs and targets, int64 (B, block_size) each: model ids of the block_size + 1 tokens from each start on, in

@@ -11,8 +11,11 @@ Several nodes (torchrun as on any cluster; all nodes need data/ and out/ on a sh
 A missing dataset is prepared first. In out_dir:
 config.json   the settings that the result depends on
 ckpt.pt       model, optimiser, step, sequences read per language; replaced at once, never half written
+ckpt_previous.pt  the one before it
 log.jsonl     every figure that the settings determine: the same run writes the same bytes
 speed.jsonl   tokens per second and seconds: what the machine determines
+
+SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end a run behind its present step, with a checkpoint and exit status 75: --resume goes on.
 """
 import sys
 
@@ -21,11 +24,14 @@ import config
 if __name__ == '__main__':
     cfg = config.run(lambda: config.load(sys.argv[1:], __doc__))  # before torch is imported: --help and a mistyped setting answer at once
 
+import contextlib
 import json
 import math
 import os
+import signal
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +41,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from config import UserError
-from data_prep import DATA, Dataset, Sampler, check_languages, marginals, write_aside
+from data_prep import DATA, Dataset, Sampler, check_languages, locked, marginals, write_aside
 from model import GPT, GPTConfig, Word2Vec
 
 # settings that do not change what is learned: a run may be resumed, or found finished, with others
 FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
         'device', 'dtype', 'compile', 'num_workers'}
+MEASURED = 'results.json', 'alignment.json', 'matching.json', 'glue.json'  # by analyze.py, of a model that training leaves behind
+REQUEUE = 75  # exit status, as sysexits.h has it: not finished, try again
 
 
 def choose_device(device, dtype):
@@ -102,8 +110,11 @@ def state_of(model, optimizer, sharded):
     return {'model': of_model, 'optimizer': of_optimizer}
 
 
+OTHER_SHAPE = RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError
+
+
 def load_state(model, optimizer, checkpoint, sharded):
-    """The inverse of state_of. Raises RuntimeError for the state of another shape."""
+    """The inverse of state_of. Raises one of OTHER_SHAPE for the state of another shape."""
     if not sharded:
         model.load_state_dict(checkpoint['model'])
         optimizer.load_state_dict(checkpoint['optimizer'])
@@ -116,17 +127,50 @@ def load_state(model, optimizer, checkpoint, sharded):
                    options=StateDictOptions(full_state_dict=True))
 
 
-def load_checkpoint(out_dir):
-    """The last checkpoint of a run, or None. Raises UserError for a file that is none; executes nothing (weights_only)."""
-    path = Path(out_dir) / 'ckpt.pt'
-    if not path.exists():
-        return None
+def read_checkpoint(path, cfg):
+    """A checkpoint of the run that cfg describes. Raises UserError for a damaged file, or one of another run; executes nothing."""
     try:
+        with zipfile.ZipFile(path) as archive:  # which keeps a CRC-32 of everything in it
+            if any(member.compress_type for member in archive.infolist()):
+                raise ValueError('it is packed, as torch packs none')
+            if archive.testzip():
+                raise ValueError('its checksum differs')
         checkpoint = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
-        checkpoint['model'], checkpoint['step'], checkpoint['sequences_read']
+        step, read = checkpoint['step'], checkpoint['sequences_read']
+        whole = isinstance(checkpoint['model'], dict) and isinstance(step, int) and 0 < step <= cfg.max_iters
+        if not whole or len(read) != len(cfg.languages) or sum(read) != step * cfg.batch_size or min(read) < 0:
+            raise ValueError('it is of another run')
         return checkpoint
-    except Exception:  # torch.load has as many ways to fail as there are broken files
-        raise UserError(f'{path} is not a whole checkpoint of this program: --overwrite starts the run again') from None
+    except Exception as e:  # torch.load has as many ways to fail as there are broken files
+        raise UserError(f'{path} is not a whole checkpoint of this run ({(str(e) or type(e).__name__).splitlines()[0][:80]})') from None
+
+
+def load_checkpoint(out_dir, cfg):
+    """The last checkpoint of a run, or None. Raises UserError for a damaged one, and offers the one before it."""
+    last, previous = Path(out_dir) / 'ckpt.pt', Path(out_dir) / 'ckpt_previous.pt'
+    if not last.exists():  # nothing, or killed between two renames
+        return read_checkpoint(previous, cfg) if previous.exists() else None
+    try:
+        return read_checkpoint(last, cfg)
+    except UserError as e:
+        try:
+            step = read_checkpoint(previous, cfg)['step']
+        except UserError:
+            raise UserError(f'{e}, and there is none before it: --overwrite starts the run again') from None
+        raise UserError(f'{e}; {previous}, of step {step:,}, is: mv {previous} {last}, then --resume') from None
+
+
+def save_checkpoint(out_dir, state, at):
+    """Write ckpt.pt, whole or not at all; what it was becomes ckpt_previous.pt. Raises UserError where that fails, and for
+    weights that are not finite, in a message that says where training is (at)."""
+    if not all(weight.isfinite().all() for weight in state['model'].values()):
+        raise UserError(f'a weight is not finite {at}: stopped, nothing of it is saved; try a lower learning_rate')
+    try:
+        write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path), out_dir / 'ckpt_previous.pt')
+    except (OSError, RuntimeError) as e:  # torch's writer has only the latter
+        why = getattr(e, 'strerror', None) or 'it could not be written: is the disk full?'
+        raise UserError(f'no checkpoint of step {state["step"]:,} in {out_dir} ({why}); what was there stays: make room, '
+                        'then --resume') from None
 
 
 def check_out_dir(cfg):
@@ -135,18 +179,15 @@ def check_out_dir(cfg):
     out_dir = Path(cfg.out_dir)
     if cfg.overwrite:
         return None
-    if (out_dir / 'config.json').exists():
-        try:
-            there = json.loads((out_dir / 'config.json').read_text())
-        except ValueError:
-            raise UserError(f'{out_dir}/config.json is damaged: --overwrite starts the run again') from None
+    there = config.read_json(out_dir / 'config.json', '--overwrite starts the run again')
+    if there:
         for key, here in json.loads(json.dumps(vars(cfg))).items():
             if key not in FREE and there.get(key) != here:
                 raise UserError(f'{out_dir} holds a run with {key} = {there.get(key)}, not {here}: choose another --out_dir, '
                                 'or --overwrite that run')
     elif (out_dir / 'ckpt.pt').exists():
         raise UserError(f'{out_dir} holds a checkpoint without its config.json: choose another --out_dir, or --overwrite it')
-    checkpoint = load_checkpoint(out_dir)
+    checkpoint = load_checkpoint(out_dir, cfg)
     if checkpoint and not cfg.resume and checkpoint['step'] < cfg.max_iters:
         raise UserError(f'{out_dir} holds this run up to step {checkpoint["step"]:,}: --resume goes on from there, '
                         '--overwrite starts again')
@@ -188,7 +229,47 @@ def evaluate(model, dataset, cfg, device, autocast, micro_batch_size, rank=0, wo
     return losses
 
 
+@contextlib.contextmanager
+def signals_noted(alone):
+    """While the body runs, SIGTERM, SIGINT and SIGUSR1 (Slurm's) go into the list that it is given, and do nothing else. A
+    second Ctrl-C ends a process that runs alone; torchrun sends every process a second one."""
+    noted = []
+
+    def note(number, _):
+        if noted and alone and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        noted.append(number)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, 'SIGUSR1', signal.SIGINT))}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def in_any(flag, ddp):
+    """Whether a flag is set in any process. Asked on the CPU, a GPU does not wait for the answer."""
+    flag = torch.tensor(bool(flag), dtype=torch.uint8)
+    if ddp:
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def read_log(path, last):
+    """The lines of a log up to a step, for a run that goes on from there. Raises UserError for a damaged one."""
+    lines = path.read_text('utf-8', 'replace').splitlines(keepends=True) if path.exists() else []
+    try:
+        return ''.join(line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= last)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f'{path} is damaged: mend or remove it, then --resume') from None
+
+
 def main(cfg):
+    with contextlib.ExitStack() as held:  # the lock, the logs, the signals: let go of however it ends
+        train(cfg, held)
+
+
+def train(cfg, held):
     # ---- processes, device, batch
     ddp = 'RANK' in os.environ  # set by torchrun
     rank, world, local_rank = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
@@ -207,6 +288,10 @@ def main(cfg):
         raise UserError('max_iters, eval_interval, eval_iters, checkpoint_interval and log_interval must be at least 1')
 
     # ---- output folder, data
+    out_dir = Path(cfg.out_dir)
+    lock = locked(out_dir / '.lock', f'{out_dir} is being trained', 'choose another --out_dir, or wait')
+    if there := out_dir.exists() and master:
+        held.enter_context(lock)
     checkpoint = check_out_dir(cfg)
     if checkpoint and checkpoint['step'] == cfg.max_iters:
         return say(f'{cfg.out_dir} holds this run, finished: nothing to do (--overwrite trains it again)')
@@ -226,7 +311,7 @@ def main(cfg):
 
     # ---- model, optimiser
     if ddp:
-        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+        dist.init_process_group('cpu:gloo,cuda:nccl' if device.startswith('cuda') else 'gloo')
     sharded = ddp and cfg.shard
     model = raw_model = new_model(cfg, dataset.meta['vocab_size'])
     n_params, n_other = sum(p.numel() for p in model.parameters()), model.num_params()
@@ -240,7 +325,7 @@ def main(cfg):
     if checkpoint:
         try:
             load_state(model, optimizer, checkpoint, sharded)
-        except RuntimeError:
+        except OTHER_SHAPE:
             raise UserError(f'the checkpoint in {cfg.out_dir} is of another model shape: it cannot be resumed') from None
         sampler.read[:] = checkpoint['sequences_read']
         start = checkpoint['step']
@@ -258,20 +343,20 @@ def main(cfg):
         f'{flops * tokens:.2g} FLOPs, about {memory / 2 ** 30:.2g} GiB a device')
 
     # ---- logs: what lies behind the checkpoint is dropped, so that no step stands there twice
-    out_dir = Path(cfg.out_dir)
     logs = {}
+    if master and not there:
+        held.enter_context(lock)  # makes the folder
+        if check_out_dir(cfg):
+            raise UserError(f'{out_dir} has just been trained by another process')
     if master:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for name in ('results.json',) if start else ('results.json', 'ckpt.pt', 'log.jsonl', 'speed.jsonl'):
+        kept = {name: read_log(out_dir / f'{name}.jsonl', start) if start else '' for name in ('log', 'speed')}
+        for name in MEASURED if start else ('ckpt_previous.pt', 'ckpt.pt', 'log.jsonl', 'speed.jsonl', *MEASURED):
             (out_dir / name).unlink(missing_ok=True)
         settings = json.dumps(vars(cfg) | {'resume': False, 'overwrite': False}, indent=1) + '\n'
         write_aside(out_dir / 'config.json', lambda path: path.write_text(settings))
         for name in ('log', 'speed'):
-            path = out_dir / f'{name}.jsonl'
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= start]
-            write_aside(path, lambda p: p.write_text(''.join(kept)))
-            logs[name] = open(path, 'a')
+            write_aside(out_dir / f'{name}.jsonl', lambda path: path.write_text(kept[name]))
+            logs[name] = held.enter_context(open(out_dir / f'{name}.jsonl', 'a'))
 
     def log(name, **figures):
         if master:
@@ -282,6 +367,7 @@ def main(cfg):
     bar = tqdm(total=cfg.max_iters, initial=start, unit=' steps', disable=None if master else True)
     begun = logged = time.time()
     logged_step, epochs = start, sampler.epochs_begun()
+    noted = held.enter_context(signals_noted(alone=not ddp))
     for step in range(start, cfg.max_iters):
         lr = learning_rate(step, cfg)
         for group in optimizer.param_groups:
@@ -313,19 +399,24 @@ def main(cfg):
 
         done, last = step + 1, step + 1 == cfg.max_iters
         bar.update()
-        if done % cfg.log_interval == 0 or last:
+        stop = in_any(noted, ddp)
+        saves = done % cfg.checkpoint_interval == 0 or last or stop
+        logs_now = done % cfg.log_interval == 0 or last
+        if logs_now or saves:
             if ddp:
                 dist.all_reduce(loss)
             loss = loss.item() / world
+            p = sampler.p(step).tolist()
+            mix = '/'.join(f'{100 * q:.3g}' for q in p)
+            at = f'at step {done:,} ({"/".join(dataset.names)} {mix}, learning rate {lr:.2e})'
             if not math.isfinite(loss):
-                raise UserError(f'the loss is {loss} at step {done:,} (learning rate {lr:.2e}): stopped; try a lower learning_rate')
+                raise UserError(f'the loss is {loss} {at}: stopped, nothing of it is saved; try a lower learning_rate')
+        if logs_now:
             now = time.time()
             speed = (done - logged_step) * cfg.batch_size * cfg.block_size / (now - logged)
-            p = sampler.p(step).tolist()
             tokens_seen = dict(zip(dataset.names, (sampler.read * cfg.block_size).tolist()))
             log('log', step=done, loss=loss, lr=lr, p_language=p, tokens_seen=tokens_seen)
             log('speed', step=done, tokens_per_second=round(speed), seconds=round(now - begun, 2))
-            mix = '/'.join(f'{100 * q:.3g}' for q in p)
             bar.set_postfix_str(f'loss {loss:.3f}, {speed:,.0f} tokens/s, p {mix}')
             if bar.disable:
                 left = (cfg.max_iters - done) * (now - begun) / (done - start)
@@ -346,16 +437,24 @@ def main(cfg):
             log('log', step=done, eval_loss=losses)
             if not last and master:
                 bar.write(f'step {done:,}: evaluation loss ' + ', '.join(f'{name} {value:.3f}' for name, value in losses.items()))
-        if (done % cfg.checkpoint_interval == 0 or last) and (master or sharded):
+        if saves and (master or sharded):
             state = {'step': done, 'sequences_read': sampler.read.tolist(), **state_of(raw_model, optimizer, sharded)}
             if master:
-                write_aside(out_dir / 'ckpt.pt', lambda path: torch.save(state, path))
+                os.fsync(logs['log'].fileno())  # no checkpoint without its lines
+                save_checkpoint(out_dir, state, at)
+        if stop:
+            in_any(False, ddp)  # nobody leaves before the checkpoint is there: torchrun ends all with the first
+            break
         logged += time.time() - pause  # the speed is that of training
     bar.close()
     if ddp:
         del model, micro_loss  # first: a DDP that outlives its gloo group joins the group's thread with the interpreter locked
         dist.destroy_process_group()
 
+    if not last:
+        say(f'{signal.Signals(noted[0]).name if noted else "a signal"}: stopped behind step {done:,}, which is saved in {out_dir}; '
+            'the same command with --resume goes on', flush=True)
+        sys.exit(REQUEUE)
     say(f'{out_dir}: {cfg.max_iters:,} steps in {time.time() - begun:.0f} s')
     for language, name in enumerate(dataset.names):
         say(f'  {name}: {sampler.read[language] * cfg.block_size:,} tokens seen, evaluation loss {losses[name]:.4f}')
@@ -365,13 +464,17 @@ def main(cfg):
         say(f'measure its embeddings: python analyze.py alignment {out_dir}')
 
 
-def main_within_memory():
+def main_in_one_line():
     try:
         main(cfg)
     except torch.OutOfMemoryError:
         raise UserError(f'out of GPU memory: choose a --micro_batch_size below {cfg.micro_batch_size or cfg.batch_size} '
                         '(the result stays the same)') from None
+    except RuntimeError as e:
+        if not (isinstance(e, dist.DistError) or 'gloo' in str(e)):
+            raise
+        sys.exit('another process of this run has ended: --resume goes on from the last checkpoint')
 
 
 if __name__ == '__main__':
-    config.run(main_within_memory)
+    config.run(main_in_one_line)

@@ -4,6 +4,7 @@ A config file is Python and is executed: run none that you have not read.
 """
 import ast
 import difflib
+import json
 import os
 import re
 import runpy
@@ -47,7 +48,8 @@ def load(argv, doc=''):
     files = [a for a in argv if not a.startswith('--')]
     if len(files) > 1:
         raise UserError(f'one config file at most, not {len(files)}: {" ".join(files)} (a setting is --key=value)')
-    overrides = [(files[0], k, v) for k, v in settings(files[0]).items()] if files else []
+    for key, value in settings(files[0]).items() if files else ():
+        override(config, key, value, files[0])
     for argument in (a for a in argv if a.startswith('--')):
         key, has_value, text = argument[2:].partition('=')
         try:
@@ -55,20 +57,59 @@ def load(argv, doc=''):
             check_keys(text, argument)
         except (ValueError, SyntaxError):
             value = text
-        overrides.append((argument, key, text if isinstance(config.get(key), str) and not isinstance(value, bool) else value))
-    for where, key, value in overrides:
-        if key not in config:
-            near = difflib.get_close_matches(key, config, 1, 0.4)
-            raise UserError(f'{where}: no setting is called {key!r}' + (f', did you mean {near[0]!r}?' if near else '; see --help'))
-        default = config[key]
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(default) and not (default == 'auto' and isinstance(value, bool)):
-            raise UserError(f'{where}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}')
-        if isinstance(value, (int, float)) and not 0 <= value < float('inf'):
-            raise UserError(f'{where}: {key} must be a number from 0 on, not {value}')
-        config[key] = value
+        override(config, key, text if isinstance(config.get(key), str) and not isinstance(value, bool) else value, argument)
     return SimpleNamespace(**config)
+
+
+def override(config, key, value, where):
+    """config[key] = value. Raises UserError, naming where, for an unknown key, a wrong type or a negative number."""
+    if key not in config:
+        near = difflib.get_close_matches(key, config, 1, 0.4)
+        raise UserError(f'{where}: no setting is called {key!r}' + (f', did you mean {near[0]!r}?' if near else '; see --help'))
+    default = config[key]
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default) and not (default == 'auto' and isinstance(value, bool)):
+        raise UserError(f'{where}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}')
+    if isinstance(value, (int, float)) and not 0 <= value < float('inf'):
+        raise UserError(f'{where}: {key} must be a number from 0 on, not {value}')
+    config[key] = value
+
+
+def restored(saved, where):
+    """The settings of a run as JSON has them -> a namespace; those that it lacks have today's defaults. Raises UserError."""
+    config = settings(DEFAULT)
+    for key, value in saved.items():
+        if key in config:  # or a setting that no longer is
+            override(config, key, value, where)
+    return SimpleNamespace(**config)
+
+
+def fits(content, shape):
+    """Whether what JSON gave has a shape: a type (float: any number); [shape], a list of it; {str: shape}, a dictionary of it;
+    {'key': shape, 'key?': shape}, a dictionary with these keys, of which some may be missing."""
+    if isinstance(shape, list):
+        return isinstance(content, list) and all(fits(item, shape[0]) for item in content)
+    if isinstance(shape, dict):
+        if not isinstance(content, dict):
+            return False
+        shapes = dict.fromkeys(content, shape[str]) if str in shape else shape
+        return all(fits(content[key.rstrip('?')], of) if key.rstrip('?') in content else key.endswith('?') for key, of in shapes.items())
+    return type(content) in (int, float) if shape is float else type(content) is int if shape is int else isinstance(content, shape)
+
+
+def read_json(path, remedy, shape=dict):
+    """The content of a JSON file; None where there is no file. Raises UserError, which ends with the remedy, for a damaged one,
+    and for one of another shape: JSON, but not ours."""
+    try:
+        content = json.loads(Path(path).read_text('utf-8'))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f'{path} is damaged: {remedy}') from None
+    if not fits(content, shape):
+        raise UserError(f'{path} is not what this program writes there: {remedy}')
+    return content
 
 
 def help_text():

@@ -1,13 +1,20 @@
 """Tiny real text (the manual that every CPython carries), tiny settings, and the scripts run as a user runs them."""
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 import config
+
+hypothesis.settings.register_profile('seeded', derandomize=True, database=None, deadline=None, max_examples=60,
+                                     suppress_health_check=list(hypothesis.HealthCheck))
+hypothesis.settings.load_profile('seeded')
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, 'block_size': 32, 'test_frac': 0.1, 'n_layer': 2, 'n_embd': 32,
@@ -90,3 +97,23 @@ def runs(workplace):
 def in_runs(runs, monkeypatch):
     monkeypatch.chdir(runs)
     return runs
+
+
+def family(pid):
+    """The ids of a process and all that it has started."""
+    parents = {}
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(')')[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, of in parents.items() if of == parent]
+    return found
+
+
+def kill(process):
+    """kill -9 a process and all that it has started: torchrun's workers are in sessions of their own."""
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CLONES, ROOT, arguments, plain, script, settings
+from hypothesis import given
+from hypothesis import strategies as st
 
 import data_prep
 from config import UserError
@@ -570,6 +572,84 @@ def test_stages_begin_at_their_fraction_of_the_steps():
     assert [int(run.p(step)[1]) for step in range(10)] == [0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
 
 
+# ---- properties: of any schedule, any pools, any vocabularies
+
+
+@st.composite
+def schedules(draw):
+    """(number of languages, a valid schedule for them)"""
+    n = draw(st.integers(1, 5))
+    starts = [0.0, *sorted(draw(st.sets(st.integers(1, 99), max_size=3)))]
+    weights = st.lists(st.integers(0, 9), min_size=n, max_size=n).filter(any)
+    return n, [(start / 100, tuple(w / sum(ws) for w in ws)) for start in starts for ws in [draw(weights)]]
+
+
+@given(schedules())
+def test_any_schedule_is_accepted_and_its_marginals_are_the_mean_of_its_steps(drawn):
+    n, schedule = drawn
+    cfg = settings(languages=[(f'L{i}', 'en') for i in range(n)], schedule=schedule)
+    data_prep.check_languages(cfg)
+    run = Sampler([np.arange(5)] * n, schedule, 4, 100, 0)
+    np.testing.assert_allclose(marginals(schedule), np.mean([run.p(step) for step in range(100)], 0), atol=1e-9)
+
+
+@given(schedules(), st.integers(0, 3), st.sampled_from([0.2, -0.2, 1.0, math.nan, math.inf]))
+def test_any_schedule_with_a_wrong_number_is_refused(drawn, stage, off):
+    n, schedule = drawn
+    stage %= len(schedule)
+    start, ps = schedule[stage]
+    wrong = [*schedule[:stage], (start, (ps[0] + off, *ps[1:])), *schedule[stage + 1:]]
+    rising = [*schedule, (schedule[-1][0], schedule[-1][1])]  # a stage that begins where the last one did
+    for bad in (wrong, rising, [(start, ps[1:]) for start, ps in schedule], [(start + 0.005, ps) for start, ps in schedule]):
+        with pytest.raises(UserError, match='^schedule'):
+            data_prep.check_languages(settings(languages=[(f'L{i}', 'en') for i in range(n)], schedule=bad))
+
+
+@given(schedules(), st.data())
+def test_any_sampler_reads_each_pool_in_whole_epochs_and_goes_on_from_its_counts(drawn, data):
+    n, schedule = drawn
+    pools = [100 * i + np.arange(data.draw(st.integers(1, 30))) for i in range(n)]
+    batch_size, seed, split = data.draw(st.integers(1, 12)), data.draw(st.integers(0, 99)), data.draw(st.integers(0, 20))
+    whole, resumed = (Sampler(pools, schedule, batch_size, 20, seed) for _ in range(2))
+    seen = [[] for _ in range(n)]
+    for step in range(20):
+        if step == split:
+            resumed.read[:] = whole.read
+        sequences, languages = whole.next(step)
+        assert len(sequences) == batch_size and (whole.p(step)[languages] > 0).all()
+        for sequence, language in zip(sequences, languages):
+            seen[language].append(sequence)
+        if step >= split:
+            assert all((a == b).all() for a, b in zip(resumed.next(step), (sequences, languages)))
+    assert whole.read.tolist() == [len(s) for s in seen] and whole.read.sum() == 20 * batch_size
+    for pool, read in zip(pools, seen):
+        for i in range(0, len(read), len(pool)):
+            epoch = read[i:i + len(pool)]
+            assert len(set(epoch)) == len(epoch) and set(epoch) <= set(pool.tolist())
+
+
+@given(st.data(), st.sampled_from(['disjoint', 'anchored']), st.floats(0, 1), st.integers(0, 9))
+def test_any_vocabulary_map_is_compact_and_shares_what_it_should_and_nothing_else(data, vocab, anchor_frac, seed):
+    words = st.lists(st.sampled_from('abcdefghijklmnop'), min_size=1, unique=True)
+    pieces = {corpus: data.draw(words) for corpus in ('en', 'fr', 'de')[:data.draw(st.integers(1, 3))]}
+    languages = [(corpus.upper(), corpus) for corpus in pieces] + [(f'L{i}', data.draw(st.sampled_from(list(pieces)))) for i in range(data.draw(st.integers(0, 3)))]
+    vocab_map = vocabulary_map(languages, pieces, vocab, anchor_frac, seed)
+    used = vocab_map[vocab_map >= 0]
+    assert set(used.tolist()) == set(range(used.max() + 1))
+    first = dict(zip(pieces, vocab_map))
+    for number, (row, (_, corpus)) in enumerate(zip(vocab_map, languages)):
+        V = len(pieces[corpus])
+        assert len(set(row[:V].tolist())) == V and (row[:V] >= 0).all() and (row[V:] == -1).all()
+        for other, (_, of) in zip(vocab_map[:number], languages[:number]):
+            pairs = {(i, j) for i in range(V) for j in range(len(pieces[of])) if row[i] == other[j]}
+            if of == corpus:  # a clone shares its anchors, each with itself
+                assert all(i == j for i, j in pairs) and len(pairs) == round(anchor_frac * V)
+            elif number < len(pieces):  # two corpora: equal pieces or none
+                equal = {(i, j) for i in range(V) for j in range(len(pieces[of])) if pieces[corpus][i] == pieces[of][j]}
+                assert pairs == (equal if vocab == 'anchored' else set())
+        assert number < len(pieces) or (row[:V] == first[corpus][:V]).sum() == round(anchor_frac * V)
+
+
 # ---- damaged datasets
 
 
@@ -577,7 +657,7 @@ def test_stages_begin_at_their_fraction_of_the_steps():
     (lambda path: (path / 'train_lang.bin').write_bytes(b'\0'), 'train_lang.bin has 1 bytes, not the'),
     (lambda path: (path / 'vocab_map.npy').write_bytes((path / 'vocab_map.npy').read_bytes()[:-1] + b'\1'), 'checksum'),
     (lambda path: (path / 'test.bin').unlink(), 'test.bin has 0 bytes'),
-    (lambda path: (path / 'meta.json').write_text('{'), 'meta.json cannot be read'), (lambda path: shutil.rmtree(path), 'is missing')])
+    (lambda path: (path / 'meta.json').write_text('{'), 'meta.json is damaged'), (lambda path: shutil.rmtree(path), 'is missing')])
 def test_a_damaged_dataset_is_refused(damage, says, alone):
     cfg = settings(**CLONES)
     prepare(cfg)

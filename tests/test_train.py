@@ -4,7 +4,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLONES, ROOT, arguments, script, settings
+from conftest import CLONES, ROOT, arguments, kill, script, settings
 
 import train
 
@@ -88,16 +87,14 @@ def test_micro_batches_and_processes_do_not_change_the_run(model, here):
             torch.testing.assert_close(value, weights[name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize('model', ['gpt', 'word2vec'])
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(model, alone):
-    common = dict(**CLONES, model=model, max_iters=200, checkpoint_interval=10, eval_interval=30, log_interval=7)
+def test_a_killed_and_resumed_word2vec_ends_bit_for_bit_like_an_undisturbed_one(alone):  # a GPT: test_faults.py
+    common = dict(**CLONES, model='word2vec', max_iters=200, checkpoint_interval=10, eval_interval=30, log_interval=7)
     assert script('train.py', *arguments(**common, out_dir='out/undisturbed')).status == 0
     command = [sys.executable, str(ROOT / 'train.py'), *arguments(**common, out_dir='out/killed')]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while not Path('out/killed/ckpt.pt').exists() and process.poll() is None:
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill(process)
     assert 0 < torch.load('out/killed/ckpt.pt', weights_only=True)['step'] < 200
     with open('out/killed/log.jsonl', 'a') as f:
         f.write('{"step": 199, "lo')  # as if killed while writing
@@ -113,11 +110,11 @@ def test_a_checkpoint_of_one_process_goes_on_in_two_with_the_model_split_and_the
     run = arguments(**CLONES, max_iters=60, checkpoint_interval=10, log_interval=60, eval_interval=60)
     commands = {'one': [sys.executable, str(ROOT / 'train.py'), *run, '--out_dir=out/a'], 'two': two_processes(*run, '--out_dir=out/a', '--shard')}
     assert script('train.py', *run, '--out_dir=out/undisturbed').status == 0
-    process = subprocess.Popen(commands[first], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(commands[first], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not Path('out/a/ckpt.pt').exists() and process.poll() is None:
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and torch.load('out/a/ckpt.pt', weights_only=True)['step'] < 60
+    kill(process)
+    assert torch.load('out/a/ckpt.pt', weights_only=True)['step'] < 60
     second = subprocess.run([*commands['two' if first == 'one' else 'one'], '--resume'], capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     a, b = (torch.load(f'out/{name}/ckpt.pt', weights_only=True) for name in ('a', 'undisturbed'))
@@ -199,7 +196,7 @@ def test_a_checkpoint_of_another_shape_or_no_checkpoint_at_all_is_refused(finish
     whole = Path('out/a/ckpt.pt').read_bytes()
     state = torch.load('out/a/ckpt.pt', weights_only=True)
     state['model'].pop('ln_f.bias')
-    torch.save(state | {'step': 5}, 'out/a/ckpt.pt')
+    torch.save(state | {'step': 5, 'sequences_read': [40]}, 'out/a/ckpt.pt')
     assert 'another model shape' in script('train.py', *finished, '--resume').err
     for broken in (b'', whole[:1000], b'\x80\x04cos\nsystem\n(S"touch executed"\ntR.'):
         Path('out/a/ckpt.pt').write_bytes(broken)
