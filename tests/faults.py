@@ -133,8 +133,10 @@ def one_kill(seed, folder, undisturbed, whole, seconds):
             shutil.copytree(undisturbed / 'data', folder / 'data')
         if stage == 'analysis':
             shutil.copytree(undisturbed / 'out', folder / 'out')
-            if draw.random() < 0.5:  # nothing there, or the old file
-                shutil.rmtree(folder / 'out' / 'report')
+            if draw.random() < 0.5:  # nothing there of what it writes, or the old files
+                made = {'ppl': 'out/a/results.json', 'alignment': 'out/a/alignment.json', 'report': 'out/report/*'}[command[1]]
+                for path in folder.glob(made):
+                    path.unlink()
         kills = kill_at_random(folder, command, seconds[tuple(command)], draw) or 0
     differences = [f'{name} is half' for name in halves(folder, whole)]
     there = list(folder.glob('out/a/ckpt*.pt'))
