@@ -65,11 +65,13 @@ def run_folders(out_dirs):
 # what the commands here write beside a run, and read again
 MEASURED = {
     'results': {'config': dict, 'step': int, 'tokens_seen': {str: int}, 'non_embedding_parameters': int,
-                'languages': {str: {'corpus': str, 'test_text': str, 'ppl': float, 'scored_tokens': int}}},
+                'languages': {str: {'corpus': str, 'test_text': str, 'ppl': float, 'scored_tokens': int, 'epochs?': float,
+                                    'ppl_uncertainty?': (int, float, type(None))}}},
     'alignment': {'languages': [str], 'hidden_states?': {str: [float]},
                   'gradients?': {'blocks': {str: [float]}, 'macro_average': float,
                                  'others': {'wte.weight': float, 'wpe.weight': float, 'lm_head.weight': float}},
-                  'embeddings?': {str: {'mean': float, 'all_pairs': float, 'by_frequency': [{'from': int, 'mean': float}]}}},
+                  'embeddings?': dict.fromkeys(('input', 'output'), {'mean': float, 'all_pairs': float,
+                                                                     'by_frequency': [{'from': int, 'mean': float}]})},
     'glue': {'languages': [str], 'mean_accuracy': {str: float}, 'tasks': {str: {'majority': float, 'steps': int}}},
     'matching': {'languages': [str], 'line': int, 'tokens': [[str]], 'pairs': [[int]]}}
 
@@ -82,7 +84,7 @@ def consistent(name, found):
                 and all(config.fits(metric, {str: float}) and 'accuracy' in metric for metric in metrics))
     if name == 'alignment':
         layers = {len(values) for values in found.get('gradients', {}).get('blocks', {}).values()}
-        return len(layers) <= 1 and 0 not in layers
+        return len(layers) <= 1 and 0 not in layers and all(table['by_frequency'] for table in found.get('embeddings', {}).values())
     if name == 'matching':
         within = [len(pair) == 2 and min(pair) >= 0 for pair in found['pairs']]
         return all(within) and len(found['tokens']) == len(found['languages']) == 2
@@ -326,8 +328,9 @@ def rows_of_csv(path):
 def results_of(out_dir, args):
     """The content of OUT_DIR/results.json, measured first where it is missing. Raises UserError for an unfinished run."""
     results = read_measured(out_dir, 'results') or measure_ppl(out_dir, args)
-    if results['step'] < results['config']['max_iters']:
-        raise UserError(f'{out_dir} is at step {results["step"]:,} of {results["config"]["max_iters"]:,}, and TEff compares whole runs: '
+    max_iters = config.restored(results['config'], f'{out_dir}/results.json').max_iters
+    if results['step'] < max_iters:
+        raise UserError(f'{out_dir} is at step {results["step"]:,} of {max_iters:,}, and TEff compares whole runs: '
                         'train.py --resume finishes it')
     return results
 
@@ -1321,7 +1324,7 @@ def figure_matching(report):
     """The matched tokens of one line: of an anchored 50/50 run on real languages, as in the paper, where there is one."""
     runs = sorted((run for run in report.runs if run.matching),
                   key=lambda run: (run.kind != 'real', run.vocab != 'anchored', run.schedule != '50/50'))
-    return draw_matching(**runs[0].matching) if runs else None
+    return draw_matching(**{key: runs[0].matching[key] for key in MEASURED['matching']}) if runs else None
 
 
 def train_loop(names, measure='', options=''):
@@ -1514,7 +1517,7 @@ def plan(args):
         cfg = config.load([str(path)])
         out_dir, steps = Path(cfg.out_dir), max(1, round(args.scale * cfg.max_iters))
         results = read_measured(out_dir, 'results')
-        if results and results['step'] == results['config']['max_iters']:
+        if results and results['step'] == results['config'].get('max_iters'):
             continue
         checkpoint = ' --resume' if list(out_dir.glob('ckpt*.pt')) else ''
         scaled = f' --max_iters={steps} --warmup_iters={round(args.scale * cfg.warmup_iters)}' if args.scale != 1 else ''

@@ -332,7 +332,7 @@ def parquet_documents(path, field):
             for record in batch.to_pylist():
                 row += 1
                 yield from record_document(record, field, f'{path}, row {row}')
-    except (pyarrow.ArrowException, OSError) as e:
+    except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise UserError(f'{path}: cannot be read ({str(e).splitlines()[0]}); a damaged or half-copied file?') from None
 
 
@@ -405,7 +405,7 @@ def eltec_documents(source):
                     raise UserError(f'{path}, {name}: unpacks to more than {times} times its size, which no text does')
                 yield name, ''
                 yield name, tei_text(archive.read(name), f'{path}, {name}')
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as e:  # of unknown packing, with a password
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as e:  # unknown packing, a password
         raise UserError(f'{path}: cannot be read ({e}); remove it, and it is fetched again') from None
 
 
@@ -637,12 +637,12 @@ def load_tokenizer(path):
         import sentencepiece
         try:
             sp = sentencepiece.SentencePieceProcessor(model_file=path)
+            pieces = [sp.id_to_piece(i) for i in range(len(sp))]
         except Exception:
             raise UserError(f'tokenizer {path}: not a SentencePiece model') from None
         if sp.eos_id() < 0:
             raise UserError(f'tokenizer {path}: has no </s>, which must end a document')
-        return SimpleNamespace(encode=sp.encode, decode=sp.decode, vocab_size=len(sp), eod=sp.eos_id(),
-                               pieces=[sp.id_to_piece(i) for i in range(len(sp))])
+        return SimpleNamespace(encode=sp.encode, decode=sp.decode, vocab_size=len(sp), eod=sp.eos_id(), pieces=pieces)
     import tiktoken
     from tiktoken_ext.openai_public import r50k_pat_str  # GPT-2's words; encodings with others exceed 65,536 ids
     try:
@@ -1012,7 +1012,7 @@ class Dataset:
             self.check_ids(verify)
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError, EOFError, MemoryError) as e:
+        except Exception as e:  # numpy has as many ways to fail as there are broken files
             raise UserError(f'{self.path} is damaged ({type(e).__name__}: {e}): {anew}') from None
 
     def check_settings(self, wanted, anew):

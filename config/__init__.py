@@ -18,6 +18,9 @@ DEFAULT = Path(__file__).parent / 'default.py'
 class UserError(Exception):
     """A mistake of the user's, in one line: what, where, and what to do. Shown without a traceback (see run)."""
 
+    def __str__(self):
+        return ' '.join(super().__str__().splitlines())  # whatever a stranger's file has put into it
+
 
 def check_keys(text, where):
     """Raises UserError for a dictionary that names a key twice: Python would keep the second and say nothing."""
@@ -67,12 +70,12 @@ def override(config, key, value, where):
         near = difflib.get_close_matches(key, config, 1, 0.4)
         raise UserError(f'{where}: no setting is called {key!r}' + (f', did you mean {near[0]!r}?' if near else '; see --help'))
     default = config[key]
+    if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
+        raise UserError(f'{where}: {key} must be a number from 0 on that fits 64 bits, not {value!s:.40}')
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default) and not (default == 'auto' and isinstance(value, bool)):
         raise UserError(f'{where}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}')
-    if isinstance(value, (int, float)) and not 0 <= value < float('inf'):
-        raise UserError(f'{where}: {key} must be a number from 0 on, not {value}')
     config[key] = value
 
 
@@ -95,7 +98,9 @@ def fits(content, shape):
             return False
         shapes = dict.fromkeys(content, shape[str]) if str in shape else shape
         return all(fits(content[key.rstrip('?')], of) if key.rstrip('?') in content else key.endswith('?') for key, of in shapes.items())
-    return type(content) in (int, float) if shape is float else type(content) is int if shape is int else isinstance(content, shape)
+    if shape in (int, float):
+        return type(content) in (int, shape) and abs(content) < 2 ** 63
+    return isinstance(content, shape)
 
 
 def read_json(path, remedy, shape=dict):
