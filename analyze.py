@@ -66,7 +66,7 @@ def run_folders(out_dirs):
 MEASURED = {
     'results': {'config': dict, 'step': int, 'tokens_seen': {str: int}, 'non_embedding_parameters': int,
                 'languages': {str: {'corpus': str, 'test_text': str, 'ppl': float, 'scored_tokens': int, 'epochs?': float,
-                                    'ppl_uncertainty?': (int, float, type(None))}}},
+                                    'ppl_uncertainty?': (float, type(None))}}},
     'alignment': {'languages': [str], 'hidden_states?': {str: [float]},
                   'gradients?': {'blocks': {str: [float]}, 'macro_average': float,
                                  'others': {'wte.weight': float, 'wpe.weight': float, 'lm_head.weight': float}},

@@ -832,7 +832,7 @@ def check_languages(cfg):
             raise UserError(f"corpora must be {{name: source}}, names of letters and digits, like {{'en': 'docstrings'}}: {cfg.corpora}")
     try:
         stages = [(float(start), [float(p) for p in ps]) for start, ps in cfg.schedule]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         stages = []
     if not stages:
         raise UserError(f'schedule must be a list of (start, (p, p, ...)), like [(0.0, (0.9, 0.1))]: {cfg.schedule}')

@@ -89,8 +89,10 @@ def restored(saved, where):
 
 
 def fits(content, shape):
-    """Whether what JSON gave has a shape: a type (float: any number); [shape], a list of it; {str: shape}, a dictionary of it;
-    {'key': shape, 'key?': shape}, a dictionary with these keys, of which some may be missing."""
+    """Whether what JSON gave has a shape: a type (float: any number); (shape, shape), one of them; [shape], a list of it;
+    {str: shape}, a dictionary of it; {'key': shape, 'key?': shape}, one with these keys, of which some may be missing."""
+    if isinstance(shape, tuple):
+        return any(fits(content, one) for one in shape)
     if isinstance(shape, list):
         return isinstance(content, list) and all(fits(item, shape[0]) for item in content)
     if isinstance(shape, dict):
