@@ -78,7 +78,7 @@ def prepared(alone, undisturbed, workplace):
 
 
 def test_1_kills_at_random_moments_change_nothing():
-    assert faults.run_kills(6, seed=100, jobs=2) == 0
+    assert faults.run_kills(4, seed=100, jobs=2) == 0
 
 
 def test_1_killed_between_two_renames_the_file_before_is_taken(prepared, undisturbed):
@@ -209,7 +209,7 @@ def test_3_a_file_too_large_while_saving_keeps_the_old_checkpoint(prepared):
 
 
 def test_3_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(prepared):
-    result = script('train.py', *arguments(**LONG | {'learning_rate': 1e30, 'checkpoint_interval': 1, 'log_interval': 50}, out_dir='out/a'))
+    result = script('train.py', *arguments(**LONG | {'learning_rate': 1e18, 'checkpoint_interval': 1, 'log_interval': 50}, out_dir='out/a'))
     assert result.status == 1 and len(result.err.splitlines()) == 1
     assert re.search(r'(the loss is (nan|inf)|a weight is not finite) at step \d+ \(EN1/EN2 75/25, learning rate \d\.\d\de\+\d\d\): stopped', result.err)
     for path in Path('out/a').glob('*.pt'):
