@@ -185,7 +185,7 @@ def check_out_dir(cfg):
             if key not in FREE and there.get(key) != here:
                 raise UserError(f'{out_dir} holds a run with {key} = {there.get(key)}, not {here}: choose another --out_dir, '
                                 'or --overwrite that run')
-    elif (out_dir / 'ckpt.pt').exists():
+    elif list(out_dir.glob('ckpt*.pt')):
         raise UserError(f'{out_dir} holds a checkpoint without its config.json: choose another --out_dir, or --overwrite it')
     checkpoint = load_checkpoint(out_dir, cfg)
     if checkpoint and not cfg.resume and checkpoint['step'] < cfg.max_iters:
