@@ -471,7 +471,7 @@ def hub_documents(source):
     store = DATA / '.cache' / f'hub-{hashlib.sha256(repr((name, field, subset, split)).encode()).hexdigest()[:16]}'
     kept = sorted(store.glob('*.jsonl.gz'))
     for path in kept:
-        with gzip.open(path, 'rb') as f:
+        with opened(str(path)) as f:
             yield from stream_documents(f, f'{source}, {path.name}', field)
     if (store / 'whole').exists():
         return
