@@ -340,7 +340,7 @@ def rows_of_results(all_results):
     rows, texts = [], {}
     for out_dir, results in all_results.items():
         cfg = config.restored(results['config'], f'{out_dir}/results.json')
-        seen = {name: results['tokens_seen'].get(name) for name in results['languages'] if results['tokens_seen'].get(name)}
+        seen = {name: n for name, n in results['tokens_seen'].items() if n and name in results['languages']}
         for name, n in seen.items():
             measured = results['languages'][name]
             corpus = measured['corpus']

@@ -234,6 +234,13 @@ def needed(package, source, otherwise=''):
         raise UserError(f'{source} needs a package that is not installed: pip install {package}{otherwise}') from None
 
 
+def refuse_bomb(name, given, packed):
+    """Raises UserError where so many bytes come out of so few that they can be no text."""
+    least, times = BOMB
+    if given > least and given > times * packed:
+        raise UserError(f'{name}: unpacks to more than {times} times its size, which no text does; unpack it first if it is one')
+
+
 class Unpacked(io.RawIOBase):
     """What a packed file holds. Raises UserError once that is so much more than the file that it can be no text."""
 
@@ -247,9 +254,7 @@ class Unpacked(io.RawIOBase):
     def readinto(self, buffer):
         n = self.stream.readinto(buffer)
         self.given += n
-        least, times = BOMB
-        if self.given > least and self.given > times * self.raw.tell():
-            raise UserError(f'{self.path}: unpacks to more than {times} times its size, which no text does; unpack it first if it is one')
+        refuse_bomb(self.path, self.given, self.raw.tell())
         return n
 
 
@@ -400,9 +405,7 @@ def eltec_documents(source):
             if not names:
                 raise UserError(f'{path} holds no level1/*.xml: it is not an archive of ELTeC')
             for name in names:
-                least, times = BOMB
-                if archive.getinfo(name).file_size > max(least, times * archive.getinfo(name).compress_size):
-                    raise UserError(f'{path}, {name}: unpacks to more than {times} times its size, which no text does')
+                refuse_bomb(f'{path}, {name}', archive.getinfo(name).file_size, archive.getinfo(name).compress_size)
                 yield name, ''
                 yield name, tei_text(archive.read(name), f'{path}, {name}')
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as e:  # unknown packing, a password

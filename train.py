@@ -349,13 +349,13 @@ def train(cfg, held):
         if check_out_dir(cfg):
             raise UserError(f'{out_dir} has just been trained by another process')
     if master:
-        kept = {name: read_log(out_dir / f'{name}.jsonl', start) if start else '' for name in ('log', 'speed')}
+        lines = {name: read_log(out_dir / f'{name}.jsonl', start) if start else '' for name in ('log', 'speed')}
         for name in MEASURED if start else ('ckpt_previous.pt', 'ckpt.pt', 'log.jsonl', 'speed.jsonl', *MEASURED):
             (out_dir / name).unlink(missing_ok=True)
         settings = json.dumps(vars(cfg) | {'resume': False, 'overwrite': False}, indent=1) + '\n'
         write_aside(out_dir / 'config.json', lambda path: path.write_text(settings))
         for name in ('log', 'speed'):
-            write_aside(out_dir / f'{name}.jsonl', lambda path: path.write_text(kept[name]))
+            write_aside(out_dir / f'{name}.jsonl', lambda path: path.write_text(lines[name]))
             logs[name] = held.enter_context(open(out_dir / f'{name}.jsonl', 'a'))
 
     def log(name, **figures):

@@ -46,20 +46,29 @@ def plain(text):
     return '\n'.join(line for i, line in enumerate(lines) if line or i and lines[i - 1]).strip()
 
 
-@pytest.fixture(scope='session')
-def documents():
+def manual():
     """Forty pages of Python's manual, about 350 kB of English."""
     from pydoc_data.topics import topics
     return [plain(text) for text in sorted(topics.values(), key=len)[-40:]]
 
 
+def write_text(folder):
+    """The manual as folder/text/*.txt."""
+    (folder / 'text').mkdir()
+    for i, text in enumerate(manual()):
+        (folder / 'text' / f'{i:02}.txt').write_text(text, 'utf-8')
+
+
 @pytest.fixture(scope='session')
-def workplace(tmp_path_factory, documents):
+def documents():
+    return manual()
+
+
+@pytest.fixture(scope='session')
+def workplace(tmp_path_factory):
     """A folder with text/*.txt, shared by tests that only add to it."""
     folder = tmp_path_factory.mktemp('workplace')
-    (folder / 'text').mkdir()
-    for i, text in enumerate(documents):
-        (folder / 'text' / f'{i:02}.txt').write_text(text, 'utf-8')
+    write_text(folder)
     return folder
 
 

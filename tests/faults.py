@@ -28,7 +28,7 @@ if __name__ == '__main__':  # pytest has set it
 
 import numpy as np
 import torch
-from conftest import CLONES, ROOT, arguments, kill, plain, settings
+from conftest import CLONES, ROOT, arguments, kill, settings, write_text
 
 import analyze
 import config
@@ -101,7 +101,7 @@ def changes(folder):
 
 def kill_at_random(folder, command, seconds, draw):
     """Start a command and kill it: at a random time, or within 20 ms behind a random one of its first 30 changes of the disk.
-    Returns where it had been, or None if it was quicker."""
+    Returns whether it was there to be killed."""
     process = start(folder, command)
     begun, left, before = time.time(), draw.randrange(1, 30), changes(folder)
     by_time, at = draw.random() < 0.3, draw.random() * seconds
@@ -110,22 +110,19 @@ def kill_at_random(folder, command, seconds, draw):
         left, before = left - (now != before), now
         time.sleep(0.0005)
     time.sleep(0 if by_time else draw.random() * 0.02)
-    if process.poll() is not None:
-        process.communicate()
-        return None
-    with contextlib.suppress(AssertionError):  # it has just ended
+    with contextlib.suppress(AssertionError):  # it has ended
         kill(process)
     process.stdout.close()
-    return process.returncode == -9 or None
+    return process.returncode == -9
 
 
 def one_kill(seed, folder, undisturbed, whole, seconds):
-    """A kill and what follows -> (stage, kills, list of differences)."""
+    """A kill and what follows -> (stage, list of differences)."""
     draw = random.Random(seed)
     stage = draw.choices(list(COMMANDS), (3, 5, 3))[0]
     command = draw.choice(COMMANDS[stage])
-    kills = 0
-    while not kills:  # a command that was quicker than its killer is tried again
+    killed = False
+    while not killed:  # a command that was quicker than its killer is tried again
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / 'text').symlink_to(undisturbed / 'text')
@@ -137,7 +134,7 @@ def one_kill(seed, folder, undisturbed, whole, seconds):
                 made = {'ppl': 'out/a/results.json', 'alignment': 'out/a/alignment.json', 'report': 'out/report/*'}[command[1]]
                 for path in folder.glob(made):
                     path.unlink()
-        kills = kill_at_random(folder, command, seconds[tuple(command)], draw) or 0
+        killed = kill_at_random(folder, command, seconds[tuple(command)], draw)
     differences = [f'{name} is half' for name in halves(folder, whole)]
     there = list(folder.glob('out/a/ckpt*.pt'))
     try:
@@ -150,14 +147,7 @@ def one_kill(seed, folder, undisturbed, whole, seconds):
         expected = [name for name in expected if name.endswith(('.pt', 'log.jsonl', 'config.json'))]
     differences += [f'{name} differs' for name in expected if name not in found or not same(found[name], whole[name])]
     shutil.rmtree(folder)
-    return stage, int(kills), [f'seed {seed}, {command[0]} {command[1]}: {difference}' for difference in differences]
-
-
-def write_text(folder):
-    from pydoc_data.topics import topics
-    (folder / 'text').mkdir()
-    for i, text in enumerate(sorted(topics.values(), key=len)[-40:]):
-        (folder / 'text' / f'{i:02}.txt').write_text(plain(text), 'utf-8')
+    return stage, [f'seed {seed}, {command[0]} {command[1]}: {difference}' for difference in differences]
 
 
 def run_kills(n, seed, jobs, say=print):
@@ -172,8 +162,8 @@ def run_kills(n, seed, jobs, say=print):
         with ThreadPoolExecutor(jobs) as pool:
             trials = [pool.submit(one_kill, seed + i, Path(place) / str(i), undisturbed, whole, seconds) for i in range(n)]
             for i, trial in enumerate(trials):
-                stage, kills, differences = trial.result()
-                counts[stage] += kills
+                stage, differences = trial.result()
+                counts[stage] += 1
                 found += differences
                 for difference in differences:
                     say(difference, flush=True)
@@ -247,7 +237,7 @@ def packed(content, kind):
 
 def lay_out(folder):
     """A prepared, trained and measured run, and a valid file of every kind in folder, which becomes the working directory:
-    {kind: (path, function that reads it)}."""
+    {path: function that reads it}."""
     import gzip
     import lzma
     os.chdir(folder)
