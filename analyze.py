@@ -57,6 +57,15 @@ def load_run(out_dir, device='auto', dtype='float32'):
                            tokens_seen=tokens_seen, device=device, autocast=autocast)
 
 
+def language_numbers(run, names):
+    """The numbers of languages of a run. Raises UserError for a name that it does not have."""
+    known = run.dataset.names
+    for name in names:
+        if name not in known:
+            raise UserError(f'{run.out_dir} has no language {name!r}; it has {", ".join(known)}')
+    return tuple(known.index(name) for name in names)
+
+
 def run_folders(out_dirs):
     """The folders among out_dirs: a glob such as out/quickstart/* also matches the figures that lie beside the runs."""
     return [d for d in out_dirs if not os.path.isfile(d)]
@@ -199,7 +208,8 @@ def measure_ppl(out_dir, args):
         raise UserError(f'--stride {stride} leaves tokens unscored: {out_dir} has windows of {run.cfg.block_size}')
     results = {'config': vars(run.cfg), 'step': run.step, 'non_embedding_parameters': run.model.num_params(),
                'tokens_seen': run.tokens_seen, 'window': run.cfg.block_size, 'stride': stride, 'languages': {}}
-    for language, (name, corpus) in enumerate(run.cfg.languages):
+    for language in language_numbers(run, args.languages or run.dataset.names):
+        name, corpus = run.cfg.languages[language]
         of_corpus = run.dataset.corpus_of[language]
         base = run.dataset.tokens['test'][slice(*of_corpus['test'])]
         ids = run.dataset.vocab_map[language, base].astype(np.int64)
@@ -476,14 +486,10 @@ def teff(args):
 
 def language_pair(run, names):
     """The numbers of two languages of a run, by name; by default its first two. Raises UserError where there are not two."""
-    known = run.dataset.names
-    names = names or known[:2]
-    for name in names:
-        if name not in known:
-            raise UserError(f'{run.out_dir} has no language {name!r}; it has {", ".join(known)}')
-    if len(set(names)) < 2:
-        raise UserError(f'{run.out_dir}: two different languages are needed to compare, not {" and ".join(names)}')
-    return tuple(known.index(name) for name in names)
+    pair = language_numbers(run, names or run.dataset.names[:2])
+    if len(set(pair)) < 2:
+        raise UserError(f'{run.out_dir}: two different languages are needed to compare, not {" and ".join(names or run.dataset.names)}')
+    return pair
 
 
 def are_clones(run, pair):
@@ -1575,6 +1581,7 @@ def main():
             command.add_argument('out_dirs', metavar='OUT_DIR', nargs='+' if name == 'ppl' else '*', help='folders of trained runs')
             command.add_argument('--stride', type=int, default=0, help='tokens scored per window; 0: a quarter of block_size, 128 of 512')
             command.add_argument('--batch_size', type=int, default=32, help='windows at a time')
+            command.add_argument('--languages', nargs='+', metavar='NAME', help='the ones whose perplexity is measured; default: all')
         else:
             command.add_argument('out_dir', metavar='OUT_DIR', help='folder of a trained run')
             command.add_argument('--languages', nargs=2, metavar='NAME', help='the two to compare; default: the first two of the run')

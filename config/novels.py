@@ -11,4 +11,4 @@ max_iters = 3000
 learning_rate = 4e-3
 min_lr = 4e-5
 warmup_iters = 50
-checkpoint_interval = 500
+checkpoint_interval = eval_interval = 500

@@ -104,6 +104,10 @@ def test_results_hold_config_tokens_and_measures_and_are_the_same_every_time(in_
         assert measured['ppl'] == pytest.approx(math.exp(measured['loss']))
         assert f'{name}: PPL {measured["ppl"]:.2f}' in result.out
     assert results['languages']['EN1']['ppl'] < results['languages']['EN2']['ppl'] < 400  # the frequent clone is ahead
+    assert script('analyze.py', 'ppl', 'out/cloned', '--device=cpu', '--languages', 'EN2').status == 0
+    assert json.loads(Path('out/cloned/results.json').read_text())['languages'] == {'EN2': results['languages']['EN2']}
+    unknown = script('analyze.py', 'ppl', 'out/cloned', '--device=cpu', '--languages', 'FR')
+    assert unknown.status == 1 and "no language 'FR'; it has EN1, EN2" in unknown.err
 
 
 def test_teff_measures_what_is_missing_prints_a_table_and_draws_its_figure(in_runs):

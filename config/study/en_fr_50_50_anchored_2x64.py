@@ -1,0 +1,11 @@
+# English and French, 50/50, anchored, 2x64
+from config.novels import *
+dataset = 'study_en_fr_50_50_anchored'
+out_dir = 'out/study/en_fr_50_50_anchored_2x64'
+corpora = {'en': '../shared/corpora/eltec-eng.tar.xz', 'fr': '../shared/corpora/eltec-fra.tar.xz'}
+languages = [('EN', 'en'), ('FR', 'fr')]
+schedule = [(0.0, (0.5, 0.5))]
+vocab = 'anchored'
+n_layer = 2
+n_embd = 64
+n_head = 2
