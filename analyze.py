@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import config
 from config import UserError
-from data_prep import Dataset, Sampler, check_languages, load_tokenizer, opened, write_aside
+from data_prep import Dataset, Sampler, check_languages, load_tokenizer, marginals, opened, write_aside
 
 # -----------------------------------------------------------------------------
 # Runs
@@ -75,6 +75,7 @@ def run_folders(out_dirs):
 MEASURED = {
     'results': {'config': dict, 'step': int, 'tokens_seen': {str: int}, 'non_embedding_parameters': int,
                 'languages': {str: {'corpus': str, 'test_text': str, 'ppl': float, 'scored_tokens': int, 'epochs?': float,
+                                    'bits_per_byte?': float,
                                     'ppl_uncertainty?': (float, type(None))}}},
     'alignment': {'languages': [str], 'hidden_states?': {str: [float]},
                   'gradients?': {'blocks': {str: [float]}, 'macro_average': float,
@@ -361,7 +362,7 @@ def rows_of_results(all_results):
             rows.append({'out_dir': out_dir, 'run': os.path.basename(os.path.normpath(out_dir)),
                          'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'corpus': corpus, 'language': name, 'tokens': n,
                          'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono',
-                         **{key: measured.get(key) for key in ('scored_tokens', 'ppl_uncertainty', 'epochs')}})
+                         **{key: measured.get(key) for key in ('bits_per_byte', 'scored_tokens', 'ppl_uncertainty', 'epochs')}})
     return rows
 
 
@@ -1035,7 +1036,15 @@ def run_of_report(out_dir, args):
     run.results = results_of(out_dir, args) if cfg.model == 'gpt' else None
     for measure in ('alignment', 'glue', 'matching'):
         setattr(run, measure, read_measured(out_dir, measure))
+    if any(len(layers) != cfg.n_layer for layers in (run.alignment or {}).get('hidden_states', {}).values()):
+        raise UserError(f'{out_dir}/alignment.json is of a model that has not the {cfg.n_layer} layers of this run: '
+                        f'python analyze.py alignment {out_dir} writes it anew')
     return run
+
+
+# settings in which runs of one experiment may differ: they are its seeds
+BESIDE_THE_EXPERIMENT = {'seed', 'out_dir', 'dataset', 'micro_batch_size', 'eval_interval', 'eval_iters', 'checkpoint_interval',
+                         'log_interval', 'resume', 'overwrite', 'device', 'dtype', 'shard', 'compile', 'num_workers'}
 
 
 def total_tokens(cfg):
@@ -1094,6 +1103,11 @@ class Report:
             run.setting = run.corpora, run.vocab, run.data, run.schedule = setting_of(run.cfg, self.all_data)
         sizes = [run.size for run in self.runs if run.results]
         self.main_size = max(sizes, key=sizes.count, default=None)  # shown where a figure has room for one
+        seeds = {}
+        for run in sorted(self.runs, key=lambda run: run.cfg.seed):
+            run.seeds = seeds.setdefault(repr([item for item in vars(run.cfg).items() if item[0] not in BESIDE_THE_EXPERIMENT]), [])
+            run.seeds.append(run)
+        self.experiments = [run for run in self.runs if run is run.seeds[0]]  # a run each, of the lowest seed
 
     def attempt(self, otherwise, function, *arguments):
         """function(*arguments); where that is refused, None, and the reason becomes a note of the report."""
@@ -1105,7 +1119,8 @@ class Report:
 
     def scaling(self, kind, vocab):
         """Runs of two languages, 50/50 or 90/10, of any size on any amount of data."""
-        return [run for run in self.runs if run.rows and (run.kind, run.vocab) == (kind, vocab) and run.schedule in ('50/50', '90/10')]
+        return [run for run in self.experiments
+                if run.rows and (run.kind, run.vocab) == (kind, vocab) and run.schedule in ('50/50', '90/10')]
 
     def papers(self, run, *measures, number=1):
         """The columns of a table that hold the paper's figures for the setting of a run: where, and each measure as printed."""
@@ -1114,7 +1129,7 @@ class Report:
 
     def ratios(self, kind, vocab='disjoint', model='gpt'):
         """Runs of two languages that differ in their proportion alone, by rising share of the second."""
-        chosen = [run for run in self.runs if (run.kind, run.vocab, run.data, run.cfg.model) == (kind, vocab, 1, model)
+        chosen = [run for run in self.experiments if (run.kind, run.vocab, run.data, run.cfg.model) == (kind, vocab, 1, model)
                   and run.share is not None and (model != 'gpt' or run.size == self.main_size)]
         return sorted(chosen, key=lambda run: run.share)
 
@@ -1127,10 +1142,23 @@ def panels(rows, columns, height=2.4):
     return pyplot().subplots(rows, columns, figsize=(3.3 * columns, height * rows), layout='constrained', squeeze=False)
 
 
-def points(runs, number, x_of, key):
-    """x and y of the runs for their language of that number: x_of(run) and a column of its rows."""
-    rows = [(x_of(run), row.get(key, math.nan)) for run in runs for row in run.rows if row['language'] == run.names[number]]
-    return zip(*rows) if rows else ((), ())
+def of_language(number, key):
+    """What reads a column of a run's row for its language of that number; nan where it has none."""
+    return lambda run: next((row.get(key, math.nan) for row in run.rows if row['language'] == run.names[number]), math.nan)
+
+
+def over_seeds(run, value_of):
+    """value_of of every seed of an experiment that has one."""
+    return [value for seed in run.seeds if (value := value_of(seed)) == value]
+
+
+def draw_line(axes, runs, x_of, value_of, style, **look):
+    """A line through experiments, each the mean over its seeds, with a bar from the lowest to the highest of several."""
+    found = [(x_of(run), values) for run in runs if (values := over_seeds(run, value_of))]
+    axes.plot([x for x, _ in found], [np.mean(values) for _, values in found], style, **look)
+    for x, values in found:
+        if len(values) > 1:
+            axes.plot([x, x], [min(values), max(values)], '-', color=look['color'], lw=4, alpha=0.35)
 
 
 def percent(run):
@@ -1155,8 +1183,8 @@ def figure_ratio(report, kind, vocabularies=('disjoint',)):
     for (vocab, runs), style in zip(shown.items(), ('-o', '--s')):
         for number, name in enumerate(runs[0].names):
             label = name if len(shown) == 1 else f'{name}, {vocab}'
-            left.plot(*points(runs, number, percent, 'ppl'), style, color=colour_of(name), label=label)
-            right.plot(*points(runs, number, percent, 'teff'), style, color=colour_of(name), label=label)
+            for axes, key in ((left, 'ppl'), (right, 'teff')):
+                draw_line(axes, runs, percent, of_language(number, key), style, color=colour_of(name), label=label)
     for number, (name, corpus) in enumerate(runs[0].cfg.languages):
         if law := report.laws.get((runs[0].rows[0]['model'], corpus)):
             share = np.linspace(runs[0].share, runs[-1].share, 100)
@@ -1180,8 +1208,8 @@ def figure_glue(report):
     tasks = runs[0].glue['tasks']
     figure, ((axes,),) = panels(1, 1)
     for name in runs[0].glue['languages']:
-        accuracy = [100 * run.glue['mean_accuracy'][name] for run in runs]
-        axes.plot([percent(run) for run in runs], accuracy, '-o', color=colour_of(name), label=name)
+        draw_line(axes, runs, percent, lambda run: 100 * run.glue['mean_accuracy'][name] if run.glue else math.nan,
+                  '-o', color=colour_of(name), label=name)
     axes.axhline(100 * np.mean([task['majority'] for task in tasks.values()]), color='grey', lw=0.8, ls=':', label='majority class')
     what = next(iter(tasks)) if len(tasks) == 1 else f'mean of {len(tasks)} tasks'
     axes.set(xlabel=f'share of {runs[0].names[1]} in training (%)', ylabel=f'accuracy (%), {what}')
@@ -1195,7 +1223,7 @@ def draw_scaling(column, runs, x_of, xlabel):
         if chosen := sorted((run for run in runs if run.schedule == schedule), key=x_of):
             for number, name in enumerate(chosen[0].names):
                 for axes, key in zip(column, ('ppl', 'teff')):
-                    axes.plot(*points(chosen, number, x_of, key), style, color=colour_of(name), label=f'{name}, {schedule}')
+                    draw_line(axes, chosen, x_of, of_language(number, key), style, color=colour_of(name), label=f'{name}, {schedule}')
     for axes, label in zip(column, ('PPL', 'TEff')):
         axes.set(xscale='log', xlabel=xlabel, ylabel=label)
         plain_log(axes.xaxis, engineering=True)
@@ -1250,6 +1278,19 @@ def figure_laws(report):
     return figure
 
 
+def within(run, *keys):
+    """What a run's alignment has under these keys; nan where it was not measured."""
+    found = run.alignment or {}
+    for key in keys:
+        found = found.get(key, {})
+    return found if found != {} else math.nan
+
+
+def hidden_states_of(run):
+    """The similarity of a run's hidden states that the paper prints, a number a layer: clones by position, others by matching."""
+    return within(run, 'hidden_states', 'position' if run.kind == 'cloned' else 'matching')
+
+
 def figure_embeddings(report):
     """Cosine of equivalent subwords and of all pairs, by the second language's share: GPT beside word2vec."""
     by_model = {title: [run for run in report.ratios('cloned', model=model) if run.alignment and 'embeddings' in run.alignment]
@@ -1261,8 +1302,8 @@ def figure_embeddings(report):
     for axes, (title, runs) in zip(row, by_model.items()):
         for colour, table in zip(COLOURS[3:], ('input', 'output')):
             for style, key, label in (('-o', 'mean', 'same subword'), (':x', 'all_pairs', 'all pairs')):
-                cosine = [run.alignment['embeddings'][table][key] for run in runs]
-                axes.plot([percent(run) for run in runs], cosine, style, color=colour, label=f'{table}, {label}')
+                draw_line(axes, runs, percent, lambda run: within(run, 'embeddings', table, key), style, color=colour,
+                          label=f'{table}, {label}')
         axes.set(title=title, xlabel=f'share of {runs[0].names[1]} in training (%)', ylabel='cosine', ylim=(-0.25, 1.05))
     row[0].legend()
     return figure
@@ -1290,7 +1331,7 @@ def figure_frequency(report):
 
 def figure_anchors(report):
     """PPL by the share of the vocabulary that two clones share."""
-    runs = [run for run in report.runs if run.kind == 'cloned' and run.rows and (run.data, run.size) == (1, report.main_size)
+    runs = [run for run in report.experiments if run.kind == 'cloned' and run.rows and (run.data, run.size) == (1, report.main_size)
             and run.share is not None]
     schedules = [schedule for schedule in dict.fromkeys(run.schedule for run in runs)
                  if len({run.cfg.anchor_frac for run in runs if run.schedule == schedule}) > 1]
@@ -1300,10 +1341,54 @@ def figure_anchors(report):
     for schedule, style in zip(schedules, itertools.cycle(('-o', '--s', ':D', '-.^'))):
         chosen = sorted((run for run in runs if run.schedule == schedule), key=lambda run: run.cfg.anchor_frac)
         for number, name in enumerate(chosen[0].names):
-            x_and_y = points(chosen, number, lambda run: 100 * run.cfg.anchor_frac, 'ppl')
-            axes.plot(*x_and_y, style, color=colour_of(name), label=f'{name}, {schedule}')
+            draw_line(axes, chosen, lambda run: 100 * run.cfg.anchor_frac, of_language(number, 'ppl'), style, color=colour_of(name),
+                      label=f'{name}, {schedule}')
     axes.set(xlabel='anchors (% of the vocabulary)', ylabel='PPL')
     axes.legend()
+    return figure
+
+
+def figure_hidden_states(report):
+    """Cosine of corresponding tokens' hidden states by layer, a line a proportion; a panel a kind of languages."""
+    shown = {kind: [run for run in report.ratios(*kind) if run.alignment and 'hidden_states' in run.alignment]
+             for kind in (('cloned', 'disjoint'), ('real', 'disjoint'), ('real', 'anchored'))}
+    shown = {kind: runs for kind, runs in shown.items() if runs}
+    if not shown:
+        return None
+    figure, (row,) = panels(1, len(shown))
+    for axes, ((kind, vocab), runs) in zip(row, shown.items()):
+        for colour, marker, run in zip(itertools.cycle(COLOURS[3:]), itertools.cycle('osD^v'), runs):
+            layers, places = np.array(over_seeds(run, hidden_states_of)), range(1, run.cfg.n_layer + 1)
+            axes.plot(places, layers.mean(0), '-' + marker, color=colour, label=run.schedule)
+            axes.fill_between(places, layers.min(0), layers.max(0), color=colour, alpha=0.25, lw=0)
+        title = 'clones, position by position' if kind == 'cloned' else f'{" and ".join(runs[0].names)}, {vocab}, matched tokens'
+        axes.set(title=title, xlabel='layer', ylabel='cosine of hidden states', ylim=(-0.25, 1.05), xticks=places)
+        axes.legend()
+    return figure
+
+
+def figure_schedules(report):
+    """PPL and TEff of runs that have read as much of one language as of the other, in different orders; a row a kind."""
+    even = [run for run in report.experiments if len(run.names) == 2 and run.rows and (run.data, run.size) == (1, report.main_size)
+            and abs(marginals(run.cfg.schedule)[1] - 0.5) < 1e-9 and not run.cfg.anchor_frac]
+    shown = {kind: runs for kind in dict.fromkeys((run.kind, run.vocab) for run in even)
+             if len(runs := [run for run in even if (run.kind, run.vocab) == kind]) > 1}
+    if not shown:
+        return None
+    figure, rows = panels(len(shown), 2)
+    for (left, right), (kind, runs) in zip(rows, shown.items()):
+        runs.sort(key=lambda run: (len(run.cfg.schedule), run.schedule))
+        for axes, key, label in ((left, 'ppl', 'PPL'), (right, 'teff', 'TEff')):
+            for number, marker in enumerate('os'):
+                name = runs[0].names[number]
+                draw_line(axes, runs, runs.index, of_language(number, key), marker, color=colour_of(name), label=name)
+            axes.set(ylabel=label, xticks=range(len(runs)), xlim=(-0.5, len(runs) - 0.5),
+                     xticklabels=[run.schedule.replace(' then ', '\nthen ') for run in runs])
+        left.set_yscale('log')
+        plain_log(left.yaxis)
+        left.set_title(f'{" and ".join(runs[0].names)}, {kind[1]}')
+        right.axhline(1, color='grey', lw=0.8, ls=':')
+        left.legend()
     return figure
 
 
@@ -1372,6 +1457,10 @@ FIGURES = [
      figure_embeddings, [train_loop(f'{CLONED} {CLONED.replace("cloned", "word2vec")}', 'alignment')]),
     ('fig07_frequency', 'Fig. 7: similarity of embeddings by frequency, clones',
      figure_frequency, [train_loop(CLONED, 'alignment')]),
+    ('hidden_states', 'Tables 2 and 4: similarity of hidden states by layer',
+     figure_hidden_states, [train_loop(CLONED, 'alignment'), train_loop(f'{REAL} {ANCHORED}', PARALLEL)]),
+    ('schedules', 'Tables 1 and 3: one half of the tokens each, in different orders',
+     figure_schedules, [train_loop('cloned_50_50 cloned_100_0_then_0_100 cloned_90_10_then_10_90')]),
     ('fig08_anchors', 'Fig. 8: PPL by share of anchors, clones',
      figure_anchors, [train_loop('cloned_50_50'), ANCHORS]),
     ('fig09_scaling_all', 'Fig. 9: every size on every amount of data, clones',
@@ -1394,20 +1483,68 @@ FIGURES = [
 
 
 def columns_of(run):
-    return {'run': run.name, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab}
+    return {'run': run.name, 'seed': run.cfg.seed, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab}
+
+
+def runs_of_table(report, kind, runs):
+    """The runs of a kind, and the monolingual ones on the same corpora."""
+    corpora = {corpus for run in report.runs if run.kind == kind and run.rows for _, corpus in run.cfg.languages}
+    return [run for run in runs if run.rows and (run.kind == kind or run.corpora in corpora)]
 
 
 def table_ppl(report, kind):
     """PPL and TEff of the runs of a kind, and of the monolingual ones on the same corpora."""
-    corpora = {corpus for run in report.runs if run.kind == kind and run.rows for _, corpus in run.cfg.languages}
-    measures = {'PPL': 'ppl', 'MLPE': 'mlpe', 'TEff': 'teff', 'low': 'teff_low', 'high': 'teff_high', 'extrapolated': 'extrapolated'}
+    measures = {'PPL': 'ppl', 'bits per byte': 'bits_per_byte', 'MLPE': 'mlpe', 'TEff': 'teff', 'low': 'teff_low', 'high': 'teff_high',
+                'extrapolated': 'extrapolated'}
+    return [columns_of(run) | {'data': run.data, 'language': row['language'], 'tokens seen': row['tokens']}
+            | {column: row.get(key, '') for column, key in measures.items()}
+            | report.papers(run, 'PPL', 'TEff', number=run.names.index(row['language']) + 1)
+            for run in runs_of_table(report, kind, report.runs) for row in run.rows]
+
+
+def in_short(values, digits):
+    """The mean of several seeds' values with the lowest and the highest, as text."""
+    if not values:
+        return '-'
+    mean, low, high = (f'{value:,.{digits if value < 1000 else 0}f}' for value in (np.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f'{mean} ({low} to {high})'
+
+
+def shown_ppl(report, kind):
+    """The same, a row an experiment, for a page: its first two languages, mean and range over seeds."""
+    rows, columns = [], {'PPL': ('ppl', 1), 'TEff': ('teff', 2)} | ({} if kind == 'cloned' else {'bits per byte': ('bits_per_byte', 3)})
+    for run in sorted(runs_of_table(report, kind, report.experiments), key=lambda run: (
+            run.kind == kind, parameters(run), run.corpora, len(run.names), len(run.cfg.schedule), run.vocab, run.data, run.share or 0)):
+        pair = range(len(run.names[:2]))
+        row = {'run': run.name, 'size': run.size, 'data': f'{run.data:g}'}
+        row |= {column: ' / '.join(in_short(over_seeds(run, of_language(i, key)), digits) for i in pair)
+                for column, (key, digits) in columns.items()}
+        if any(row.get('extrapolated') == 'yes' for row in run.rows[:2]):
+            row['TEff'] += '*'
+        papers = [report.papers(run, 'PPL', 'TEff', number=i + 1) for i in pair]
+        row |= {"paper's": papers[0]["paper's"]}
+        rows.append(row | {column: ' / '.join(filter(None, (paper[column] for paper in papers))) for column in ('its PPL', 'its TEff')})
+    return rows
+
+
+def inner_measures(run):
+    """What alignment says of a run, in a number each: hidden states averaged over layers, gradients, embeddings."""
+    return {'hidden states': float(np.mean(hidden_states_of(run))), 'gradients': within(run, 'gradients', 'macro_average'),
+            **{f'{table} embeddings': within(run, 'embeddings', table, 'mean') for table in ('input', 'output')}}
+
+
+def table_seeds(report):
+    """Mean and range of every measure of what was run with several seeds."""
     rows = []
-    for run in report.runs:
-        for row in run.rows if run.kind == kind or run.corpora in corpora else []:
-            rows.append(columns_of(run) | {'data': run.data, 'language': row['language'], 'tokens seen': row['tokens']}
-                        | {column: row.get(key, '') for column, key in measures.items()}
-                        | report.papers(run, 'PPL', 'TEff', number=run.names.index(row['language']) + 1))
-    return {'data': 'g', 'tokens seen': ','} | dict.fromkeys(list(measures)[:-1], '.2f'), rows
+    for run in report.experiments:
+        measures = {f'{label} {name}': of_language(number, key) for number, name in enumerate(run.names)
+                    for label, key in (('PPL', 'ppl'), ('TEff', 'teff'))}
+        measures |= {name: lambda run, name=name: inner_measures(run)[name] for name in inner_measures(run)}
+        for name, value_of in measures.items() if len(run.seeds) > 1 else ():
+            if values := over_seeds(run, value_of):
+                rows.append({'run': run.name, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab, 'data': run.data,
+                             'measure': name, 'seeds': len(values), 'mean': np.mean(values), 'lowest': min(values), 'highest': max(values)})
+    return rows
 
 
 def table_hidden_states(report):
@@ -1417,19 +1554,34 @@ def table_hidden_states(report):
     for run in runs:
         for how, values in run.alignment['hidden_states'].items():
             rows.append(columns_of(run) | {'tokens paired by': how} | dict.fromkeys(layers, '') | dict(zip(layers, values)))
-            paper = report.paper.get((*run.setting, 'hidden states'))
-            if paper and how == ('position' if run.kind == 'cloned' else 'matching'):
-                values = [float(value) for _, value in paper.values()]
-                rows.append(rows[-1] | {'run': f"paper's {paper[1][0]}", 'size': '12x768'} | dict(zip(layers, values)))
-    return dict.fromkeys(layers, '.2f'), rows
+            if values is hidden_states_of(run) and (paper := papers_hidden_states(report, run)):
+                rows.append(rows[-1] | {'run': f"paper's {paper[1][0]}", 'size': '12x768'}
+                            | dict(zip(layers, [float(value) for _, value in paper.values()])))
+    return rows
+
+
+def papers_hidden_states(report, run):
+    return report.paper.get((*run.setting, 'hidden states'))
+
+
+def shown_hidden_states(report):
+    """The same, a row an experiment, for a page: layers side by side, means over seeds."""
+    rows = []
+    for run in report.experiments:
+        for how in (run.alignment or {}).get('hidden_states', ()):
+            layers = over_seeds(run, lambda run: within(run, 'hidden_states', how))
+            paper = papers_hidden_states(report, run) if how == ('position' if run.kind == 'cloned' else 'matching') else None
+            rows.append({'run': run.name, 'size': run.size, 'seeds': str(len(layers)), 'tokens paired by': how,
+                         'layers, first to last': ' '.join(f'{value:.2f}' for value in np.mean(layers, 0)),
+                         "paper's": paper[1][0] if paper else '', 'its 12 layers': ' '.join(value for _, value in (paper or {}).values())})
+    return rows
 
 
 def table_gradients(report):
     """Mean cosine of gradients over parameter types and layers, and that of the embedding tables."""
     tables = 'wte', 'wpe', 'lm_head'
-    rows = [columns_of(run) | {'mean': found['macro_average']} | {table: found['others'][f'{table}.weight'] for table in tables}
+    return [columns_of(run) | {'mean': found['macro_average']} | {table: found['others'][f'{table}.weight'] for table in tables}
             | report.papers(run, 'gradients') for run in report.runs if run.alignment and (found := run.alignment.get('gradients'))]
-    return dict.fromkeys(('mean', *tables), '.3f'), rows
 
 
 def table_embeddings(report):
@@ -1440,7 +1592,7 @@ def table_embeddings(report):
             papers = report.papers(run, 'embeddings' if (run.cfg.model, table) == ('gpt', 'input') else '')
             rows.append(columns_of(run) | {'table': table, 'same subword': found['mean'], 'all pairs': found['all_pairs']}
                         | dict(zip(("paper's", 'its embeddings'), papers.values())))
-    return {'same subword': '.3f', 'all pairs': '.3f'}, rows
+    return rows
 
 
 def table_glue(report):
@@ -1451,24 +1603,28 @@ def table_glue(report):
             first, second = (found[language] for language in run.glue['languages'])
             rows += [columns_of(run) | {'task': task, 'metric': metric, 'first language': first[metric], 'second': second[metric],
                                         'majority class': found['majority'], 'steps': found['steps']} for metric in first]
-    return {'first language': '.3f', 'second': '.3f', 'majority class': '.3f', 'steps': ','}, rows
+    return rows
 
 
-# file, title, function
+# file, title, function; what a page shows of it, where that is not all
 TABLES = [
-    ('table1_cloned', 'Table 1: cloned languages', lambda report: table_ppl(report, 'cloned')),
-    ('table3_real', 'Table 3: real languages', lambda report: table_ppl(report, 'real')),
-    ('clones_and_real', 'Clones and real languages together', lambda report: table_ppl(report, 'mixed')),
-    ('table2_4_hidden_states', 'Tables 2 and 4: similarity of hidden states', table_hidden_states),
-    ('gradients', 'Similarity of gradients', table_gradients),
-    ('embeddings', 'Similarity of the embeddings of equivalent subwords', table_embeddings),
-    ('glue', 'GLUE: fine-tuned in the first language, zero-shot in the second', table_glue)]
+    ('table1_cloned', 'Table 1: cloned languages', lambda report: table_ppl(report, 'cloned'), lambda report: shown_ppl(report, 'cloned')),
+    ('table3_real', 'Table 3: real languages', lambda report: table_ppl(report, 'real'), lambda report: shown_ppl(report, 'real')),
+    ('clones_and_real', 'Clones and real languages together', lambda report: table_ppl(report, 'mixed'),
+     lambda report: shown_ppl(report, 'mixed')),
+    ('table2_4_hidden_states', 'Tables 2 and 4: similarity of hidden states', table_hidden_states, shown_hidden_states),
+    ('gradients', 'Similarity of gradients', table_gradients, None),
+    ('embeddings', 'Similarity of the embeddings of equivalent subwords', table_embeddings, None),
+    ('glue', 'GLUE: fine-tuned in the first language, zero-shot in the second', table_glue, None),
+    ('seeds', 'Mean and range of what was run with several seeds', table_seeds, None)]
 
 
-def cells_of(formats, rows):
-    """The rows of a table as text, by the formats of its columns."""
-    return [['' if value == '' or value != value else format(value, formats.get(column, '')) for column, value in row.items()]
-            for row in rows]
+def cells_of(rows):
+    """The rows of a table as text: whole numbers with commas, others to three digits behind the point, nan as nothing."""
+    def text(value):
+        kind = {int: ',', float: '.3f'}.get(type(value), '')
+        return '' if value != value else format(value, kind)
+    return [list(map(text, row.values())) for row in rows]
 
 
 STYLE = '''body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -1545,11 +1701,11 @@ def report(args):
         "The paper's figures beside ours are of 12x768. TEff: tokens that a monolingual model would need for that PPL / tokens seen; low "
         f'and high: 95% by the fit of its law. Figures with room for one model size show {found.main_size}.'))]
     blocks += [('li', f'{law}') for law in found.laws.values()] + [('li', note) for note in found.notes] + [('p', '')]
-    for name, title, table in TABLES:
-        formats, rows = table(found)
-        if rows:
+    for name, title, table, shown in TABLES:
+        if rows := table(found):
             write_csv(folder / f'{name}.csv', list(rows[0]), rows)
-            blocks += [('table', title, name, list(rows[0]), cells_of(formats, rows))]
+            on_page = shown(found) if shown else rows
+            blocks += [('table', title, name, list(on_page[0]), cells_of(on_page))]
     missing = []
     for name, title, draw, commands in FIGURES:
         figure = draw(found)

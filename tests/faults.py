@@ -305,9 +305,9 @@ def lay_out(folder):
     def report(path):
         with contextlib.redirect_stdout(io.StringIO()):
             found = analyze.Report(['out/m1', 'out/m2', 'out/m3', 'out/a'], argparse.Namespace(tokens=0))
-        for _, _, table in analyze.TABLES:
-            formats, rows = table(found)
-            analyze.cells_of(formats, rows)
+        for _, _, *tables in analyze.TABLES:
+            for table in filter(None, tables):
+                analyze.cells_of(table(found))
         for _, _, draw, _ in analyze.FIGURES:
             draw(found)
         analyze.pyplot().close('all')

@@ -562,7 +562,7 @@ def test_glue_refuses_in_one_line(files, options, says, in_runs, tmp_path, monke
 LAW = {'en': (0.034, 0.24, 0.08), 'fr': (0.03, 0.3, 0.09)}  # 1/PPL = c - a * (t / 1M)^-b
 
 
-def write_run(out_dir, tokens=1_000_000, teff=(), **overrides):
+def write_run(out_dir, tokens=1_000_000, teff=(), inside=0.5, **overrides):
     """A run whose PPL is the law's at teff x tokens seen, with every measure that its kind allows."""
     cfg = settings(batch_size=10, block_size=100, max_iters=tokens // 1000, **overrides)
     shares, languages, seen = train.marginals(cfg.schedule), {}, {}
@@ -585,7 +585,7 @@ def write_run(out_dir, tokens=1_000_000, teff=(), **overrides):
         bins = [{'from': n, 'below': 10 * n or 1, 'subwords': 9, 'mean': share} for n, share in zip((0, 1, 10, 100), (0, 0.1, 0.2, 0.4))]
         found['embeddings'] = {table: {'mean': 0.2, 'all_pairs': 0.1, 'subwords': 36, 'by_frequency': bins} for table in ('input', 'output')}
     if cfg.model == 'gpt':
-        found |= {'sequences': 5, 'hidden_states': {'position' if clones else 'matching': [0.5] * cfg.n_layer},
+        found |= {'sequences': 5, 'hidden_states': {'position' if clones else 'matching': [inside] * cfg.n_layer},
                   'gradients': {'blocks': {kind: rng.uniform(-1, 1, cfg.n_layer).tolist() for kind in ('ln_1.weight', 'mlp.c_fc.weight')},
                                 'others': {'wte.weight': 0.0, 'wpe.weight': 0.1, 'lm_head.weight': 0.0}, 'macro_average': 0.25}}
         (folder / 'glue.json').write_text(json.dumps({'languages': names, 'tasks': {'sst2': {
@@ -636,6 +636,9 @@ def write_runs():
                 write_run(f'{name}_2x', 2_000_000, teff=(0.4, 0.5), schedule=schedule, vocab=vocab, **languages)
                 for tokens in (1_000_000, 2_000_000):
                     write_run(f'{name}_wide_{tokens}', tokens, teff=(0.45, 0.45), schedule=schedule, vocab=vocab, n_embd=64, **languages)
+    for seed, teff, inside in ((1, (0.93, 0.9), 0.7), (2, (0.82, 0.9), 0.6)):
+        write_run(f'cloned_disjoint_50_50_seed_{seed}', teff=teff, inside=inside, schedule=half, seed=seed, **clones)
+    write_run('orders', teff=(0.83, 1.18), schedule=[(0.0, (0.9, 0.1)), (0.5, (0.1, 0.9))], **clones)
     write_run('anchors_50', teff=(1.1, 1.2), schedule=half, anchor_frac=0.5, **clones)
     for name, schedule in (('w2v_50', half), ('w2v_90', most)):
         write_run(name, schedule=schedule, model='word2vec', **clones)
@@ -665,6 +668,19 @@ def test_report_draws_every_figure_and_fills_every_table_from_results_alone(stud
     assert len(csv_of('glue')) == len([name for name in runs_of_study() if 'w2v' not in name and 'mono' not in name])
 
 
+def test_report_gives_mean_and_range_of_what_was_run_with_several_seeds(study):
+    rows = {row['measure']: row for row in csv_of('seeds')}
+    assert {row['run'] for row in csv_of('seeds')} == {'cloned_disjoint_50_50'} and len(rows) == len(csv_of('seeds'))
+    for measure, seeds in (('TEff EN1', (0.89, 0.93, 0.82)), ('hidden states', (0.5, 0.7, 0.6))):
+        mean, lowest, highest = (float(rows[measure][column]) for column in ('mean', 'lowest', 'highest'))
+        assert rows[measure]['seeds'] == '3' and (lowest, highest) == pytest.approx((min(seeds), max(seeds)), abs=1e-4)
+        assert mean == pytest.approx(sum(seeds) / 3, abs=1e-4)
+    text = Path('report/report.md').read_text()
+    assert '| 0.88 (0.82 to 0.93) / 0.90 (0.90 to 0.90) | Table 1, row 4 |' in text and 'cloned_disjoint_50_50_seed_1 |' not in text.split('## Similarity of gradients')[0]
+    assert ' 0.60 0.60 |' in text  # hidden states
+    assert [row['run'] for row in csv_of('table1_cloned')].count('cloned_disjoint_50_50_seed_1') == 2  # in the csv nothing is left out
+
+
 def test_report_html_needs_no_other_file_and_markdown_links_to_files_that_exist(study):
     text, html = (Path(f'report/report.{kind}').read_text() for kind in ('md', 'html'))
     assert html.count('<img') == len(analyze.FIGURES) == len(re.findall(r'src="data:image/png;base64,', html))
@@ -676,7 +692,7 @@ def test_report_html_needs_no_other_file_and_markdown_links_to_files_that_exist(
 def test_report_twice_is_the_same_bytes(study):
     make_report(*runs_of_study(), '--out=again')
     first, again = ({path.name: path.read_bytes() for path in Path(folder).iterdir()} for folder in ('report', 'again'))
-    assert first == again and len(first) == 2 * len(analyze.FIGURES) + 6 + 2
+    assert first == again and len(first) == 2 * len(analyze.FIGURES) + 7 + 2
 
 
 def test_report_lists_what_is_missing_with_commands_whose_configs_exist(study):
