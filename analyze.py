@@ -1074,6 +1074,21 @@ def papers_figures():
     return found
 
 
+def training_seconds(run):
+    """How long a run trained, evaluations and interruptions left out, by its speed.jsonl; 0 where it has none."""
+    path, seconds, before = Path(run.out_dir) / 'speed.jsonl', 0.0, 0
+    try:
+        for line in path.read_text('utf-8').splitlines() if path.exists() else ():
+            logged = json.loads(line)
+            if not config.fits(logged, {'step': int, 'tokens_per_second': int}):
+                raise ValueError
+            seconds += (logged['step'] - before) * run.cfg.batch_size * run.cfg.block_size / max(1, logged['tokens_per_second'])
+            before = logged['step']
+    except (ValueError, RecursionError, OverflowError, OSError):
+        raise UserError(f'{path} is damaged: remove it, and the report does without') from None
+    return seconds
+
+
 class Report:
     """Runs and what can be said of all of them together: laws, efficiencies, the paper's figures for the same setting."""
 
@@ -1085,6 +1100,7 @@ class Report:
         names = [run.name for run in self.runs]
         for run in self.runs:
             run.name = run.name if names.count(run.name) == 1 else os.path.normpath(run.out_dir)
+            run.seconds = self.attempt('no training time', training_seconds, run)
         of_out_dir = {run.out_dir: run for run in self.runs}
         self.rows = rows_of_results({run.out_dir: run.results for run in self.runs if run.results})
         keys = dict.fromkeys((row['model'], row['corpus']) for row in self.rows)
@@ -1606,6 +1622,14 @@ def table_glue(report):
     return rows
 
 
+def table_time(report):
+    """How long each run trained, and all of them together."""
+    rows = [columns_of(run) | {'tokens': tokens_of(run), 'minutes': seconds / 60, 'tokens per second': round(tokens_of(run) / seconds)}
+            for run in report.runs if (seconds := run.seconds)]
+    total = dict.fromkeys(rows[0], '') | {key: sum(row[key] for row in rows) for key in ('tokens', 'minutes')} if rows else {}
+    return rows and [*rows, total | {'run': f'all {len(rows)}'}]
+
+
 # file, title, function; what a page shows of it, where that is not all
 TABLES = [
     ('table1_cloned', 'Table 1: cloned languages', lambda report: table_ppl(report, 'cloned'), lambda report: shown_ppl(report, 'cloned')),
@@ -1616,7 +1640,8 @@ TABLES = [
     ('gradients', 'Similarity of gradients', table_gradients, None),
     ('embeddings', 'Similarity of the embeddings of equivalent subwords', table_embeddings, None),
     ('glue', 'GLUE: fine-tuned in the first language, zero-shot in the second', table_glue, None),
-    ('seeds', 'Mean and range of what was run with several seeds', table_seeds, None)]
+    ('seeds', 'Mean and range of what was run with several seeds', table_seeds, None),
+    ('time', 'Training time', table_time, None)]
 
 
 def cells_of(rows):

@@ -681,6 +681,21 @@ def test_report_gives_mean_and_range_of_what_was_run_with_several_seeds(study):
     assert [row['run'] for row in csv_of('table1_cloned')].count('cloned_disjoint_50_50_seed_1') == 2  # in the csv nothing is left out
 
 
+def test_report_adds_up_training_time_over_interruptions(study, tmp_path):
+    shutil.copytree('out', tmp_path / 'out')
+    speed = '{"step": 400, "tokens_per_second": 1000, "seconds": 1}\n{"step": 1000, "tokens_per_second": 6000, "seconds": 9999}\n'
+    for name in ('orders', 'anchors_50'):
+        (tmp_path / 'out' / name / 'speed.jsonl').write_text(speed)
+    make_report(*(str(tmp_path / 'out' / name) for name in ('orders', 'anchors_50', 'mono_en_1')), '--out=timed')
+    with open('timed/time.csv', newline='') as f:
+        rows = list(csv.DictReader(f))
+    assert [(row['run'], float(row['minutes']), int(row['tokens'])) for row in rows] == [
+        ('orders', pytest.approx(500 / 60), 10 ** 6), ('anchors_50', pytest.approx(500 / 60), 10 ** 6), ('all 2', pytest.approx(1000 / 60), 2 * 10 ** 6)]
+    (tmp_path / 'out' / 'orders' / 'speed.jsonl').write_text('{"step": 3}\n')
+    make_report(str(tmp_path / 'out' / 'orders'), '--out=damaged')
+    assert 'no training time: ' in Path('damaged/report.md').read_text() and not Path('damaged/time.csv').exists()
+
+
 def test_report_html_needs_no_other_file_and_markdown_links_to_files_that_exist(study):
     text, html = (Path(f'report/report.{kind}').read_text() for kind in ('md', 'html'))
     assert html.count('<img') == len(analyze.FIGURES) == len(re.findall(r'src="data:image/png;base64,', html))
