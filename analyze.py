@@ -139,6 +139,11 @@ def colour_of(language):
     return LANGUAGE_COLOURS.setdefault(language, COLOURS[len(LANGUAGE_COLOURS) % len(COLOURS)])
 
 
+def shades(n):
+    """n colours in an order that the eye sees, for lines by a share."""
+    return pyplot().cm.viridis(np.linspace(0, 0.85, n))
+
+
 def pyplot():
     """matplotlib.pyplot without a screen, set for figures of a column's width."""
     import matplotlib
@@ -1334,7 +1339,7 @@ def figure_frequency(report):
     ticks = ['0', '1+', '10+', '100+', '1k+', '10k+', '100k+', '1M+', '10M+', '100M+']
     for axes, table in zip(row, ('input', 'output')):
         last = 0
-        for colour, marker, run in zip(itertools.cycle(COLOURS[3:]), itertools.cycle('osD^v'), runs):
+        for colour, marker, run in zip(shades(len(runs)), itertools.cycle('osD^v'), runs):
             bins = run.alignment['embeddings'][table]['by_frequency']
             places = [len(str(b['from'])) if b['from'] else 0 for b in bins]
             axes.plot(places, [b['mean'] for b in bins], '-' + marker, color=colour, label=run.schedule)
@@ -1373,13 +1378,13 @@ def figure_hidden_states(report):
         return None
     figure, (row,) = panels(1, len(shown))
     for axes, ((kind, vocab), runs) in zip(row, shown.items()):
-        for colour, marker, run in zip(itertools.cycle(COLOURS[3:]), itertools.cycle('osD^v'), runs):
+        for colour, marker, run in zip(shades(len(runs)), itertools.cycle('osD^v'), runs):
             layers, places = np.array(over_seeds(run, hidden_states_of)), range(1, run.cfg.n_layer + 1)
             axes.plot(places, layers.mean(0), '-' + marker, color=colour, label=run.schedule)
             axes.fill_between(places, layers.min(0), layers.max(0), color=colour, alpha=0.25, lw=0)
         title = 'clones, position by position' if kind == 'cloned' else f'{" and ".join(runs[0].names)}, {vocab}, matched tokens'
-        axes.set(title=title, xlabel='layer', ylabel='cosine of hidden states', ylim=(-0.25, 1.05), xticks=places)
-        axes.legend()
+        axes.set(title=title, xlabel='layer', ylabel='cosine of hidden states', ylim=(-0.45, 1.05), xticks=places)
+        axes.legend(ncols=2)
     return figure
 
 
@@ -1414,12 +1419,13 @@ def figure_gradients(report, kind, vocab):
     if not runs:
         return None
     types = list(runs[0].alignment['gradients']['blocks'])
-    figure, (row,) = pyplot().subplots(1, len(runs), figsize=(1.6 + 2.2 * len(runs), 0.5 + 0.17 * len(types)), layout='constrained',
+    width = 0.5 + 0.14 * runs[0].cfg.n_layer
+    figure, (row,) = pyplot().subplots(1, len(runs), figsize=(2.2 + width * len(runs), 0.6 + 0.17 * len(types)), layout='constrained',
                                        squeeze=False, sharey=True)
     for axes, run in zip(row, runs):
         values = np.array([run.alignment['gradients']['blocks'][name] for name in types])
         image = axes.imshow(values, cmap='PuOr', vmin=-1, vmax=1, aspect='auto')
-        axes.set(title=f'{run.schedule}, mean {values.mean():.2f}', xlabel='layer', xticks=range(values.shape[1]),
+        axes.set(title=f'{run.schedule}\nmean {values.mean():z.2f}', xlabel='layer', xticks=range(values.shape[1]),
                  xticklabels=range(1, values.shape[1] + 1), yticks=range(len(types)), yticklabels=types)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -1644,6 +1650,11 @@ TABLES = [
     ('time', 'Training time', table_time, None)]
 
 
+def rounded(rows):
+    """To six digits, as many as any machine agrees on."""
+    return [{key: float(f'{value:.6g}') if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+
+
 def cells_of(rows):
     """The rows of a table as text: whole numbers with commas, others to three digits behind the point, nan as nothing."""
     def text(value):
@@ -1728,7 +1739,7 @@ def report(args):
     blocks += [('li', f'{law}') for law in found.laws.values()] + [('li', note) for note in found.notes] + [('p', '')]
     for name, title, table, shown in TABLES:
         if rows := table(found):
-            write_csv(folder / f'{name}.csv', list(rows[0]), rows)
+            write_csv(folder / f'{name}.csv', list(rows[0]), rounded(rows))
             on_page = shown(found) if shown else rows
             blocks += [('table', title, name, list(on_page[0]), cells_of(on_page))]
     missing = []

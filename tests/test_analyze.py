@@ -779,3 +779,17 @@ def test_plan_resumes_what_was_interrupted_and_leaves_out_what_is_done(study, tm
     assert len(lines) == 12 and not any('cloned_90_10.py' in line for line in lines)
     assert [line.endswith('cloned_50_50.py --resume && python analyze.py ppl out/cloned_50_50') for line in lines].count(True) == 1
     assert all(subprocess.run(['bash', '-n', '-c', line]).returncode == 0 for line in lines)
+
+
+def test_study_is_redrawn_from_its_committed_results_and_the_readme_shows_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    committed = ROOT / 'config' / 'study' / 'results'
+    runs = sorted(path for path in committed.iterdir() if path.is_dir())
+    assert {path.name for path in runs} == {path.stem for path in (ROOT / 'config' / 'study').glob('*.py')}  # every run that there is
+    make_report(*(str(run.relative_to(ROOT)) for run in runs), f'--out={tmp_path}')
+    tables = [name for name, *_ in analyze.TABLES if (tmp_path / f'{name}.csv').exists()]
+    assert tables and all((committed / f'{name}.csv').read_bytes() == (tmp_path / f'{name}.csv').read_bytes() for name in tables)
+    page, readme = (tmp_path / 'report.md').read_text(), (ROOT / 'README.md').read_text()
+    for title in ('Table 1: cloned languages', 'Table 3: real languages', 'Tables 2 and 4: similarity of hidden states'):
+        table = page.split(f'## {title}\n\n')[1].split('\n\n')[0]
+        assert table in readme, title
