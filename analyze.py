@@ -367,7 +367,8 @@ def rows_of_results(all_results):
             rows.append({'out_dir': out_dir, 'run': os.path.basename(os.path.normpath(out_dir)),
                          'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'corpus': corpus, 'language': name, 'tokens': n,
                          'ppl': measured['ppl'], 'role': 'multi' if len(seen) > 1 else 'mono',
-                         **{key: measured.get(key) for key in ('bits_per_byte', 'scored_tokens', 'ppl_uncertainty', 'epochs')}})
+                         'bits_per_byte': measured.get('bits_per_byte', math.nan),
+                         **{key: measured.get(key) for key in ('scored_tokens', 'ppl_uncertainty', 'epochs')}})
     return rows
 
 
@@ -1541,7 +1542,7 @@ def shown_ppl(report, kind):
         row = {'run': run.name, 'size': run.size, 'data': f'{run.data:g}'}
         row |= {column: ' / '.join(in_short(over_seeds(run, of_language(i, key)), digits) for i in pair)
                 for column, (key, digits) in columns.items()}
-        if any(row.get('extrapolated') == 'yes' for row in run.rows[:2]):
+        if any(of_language(i, 'extrapolated')(seed) == 'yes' for seed in run.seeds for i in pair):
             row['TEff'] += '*'
         papers = [report.papers(run, 'PPL', 'TEff', number=i + 1) for i in pair]
         row |= {"paper's": papers[0]["paper's"]}
