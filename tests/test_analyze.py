@@ -690,7 +690,8 @@ def test_report_adds_up_training_time_over_interruptions(study, tmp_path):
     with open('timed/time.csv', newline='') as f:
         rows = list(csv.DictReader(f))
     assert [(row['run'], float(row['minutes']), int(row['tokens'])) for row in rows] == [
-        ('orders', pytest.approx(500 / 60), 10 ** 6), ('anchors_50', pytest.approx(500 / 60), 10 ** 6), ('all 2', pytest.approx(1000 / 60), 2 * 10 ** 6)]
+        ('orders', pytest.approx(500 / 60, rel=1e-5), 10 ** 6), ('anchors_50', pytest.approx(500 / 60, rel=1e-5), 10 ** 6),
+        ('all 2', pytest.approx(1000 / 60, rel=1e-5), 2 * 10 ** 6)]
     (tmp_path / 'out' / 'orders' / 'speed.jsonl').write_text('{"step": 3}\n')
     make_report(str(tmp_path / 'out' / 'orders'), '--out=damaged')
     assert 'no training time: ' in Path('damaged/report.md').read_text() and not Path('damaged/time.csv').exists()
