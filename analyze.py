@@ -1405,7 +1405,7 @@ def figure_schedules(report):
                 name = runs[0].names[number]
                 draw_line(axes, runs, runs.index, of_language(number, key), marker, color=colour_of(name), label=name)
             axes.set(ylabel=label, xticks=range(len(runs)), xlim=(-0.5, len(runs) - 0.5),
-                     xticklabels=[run.schedule.replace(' then ', '\nthen ') for run in runs])
+                     xticklabels=[run.schedule.replace(' then ', '\nthen ').replace(' from ', '\nfrom ') for run in runs])
         left.set_yscale('log')
         plain_log(left.yaxis)
         left.set_title(f'{" and ".join(runs[0].names)}, {kind[1]}')
