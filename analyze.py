@@ -75,8 +75,7 @@ def run_folders(out_dirs):
 MEASURED = {
     'results': {'config': dict, 'step': int, 'tokens_seen': {str: int}, 'non_embedding_parameters': int,
                 'languages': {str: {'corpus': str, 'test_text': str, 'ppl': float, 'scored_tokens': int, 'epochs?': float,
-                                    'bits_per_byte?': float,
-                                    'ppl_uncertainty?': (float, type(None))}}},
+                                    'bits_per_byte?': float, 'ppl_uncertainty?': (float, type(None))}}},
     'alignment': {'languages': [str], 'hidden_states?': {str: [float]},
                   'gradients?': {'blocks': {str: [float]}, 'macro_average': float,
                                  'others': {'wte.weight': float, 'wpe.weight': float, 'lm_head.weight': float}},
@@ -1048,11 +1047,6 @@ def run_of_report(out_dir, args):
     return run
 
 
-# settings in which runs of one experiment may differ: they are its seeds
-BESIDE_THE_EXPERIMENT = {'seed', 'out_dir', 'dataset', 'micro_batch_size', 'eval_interval', 'eval_iters', 'checkpoint_interval',
-                         'log_interval', 'resume', 'overwrite', 'device', 'dtype', 'shard', 'compile', 'num_workers'}
-
-
 def total_tokens(cfg):
     return cfg.max_iters * cfg.batch_size * cfg.block_size
 
@@ -1125,9 +1119,9 @@ class Report:
             run.setting = run.corpora, run.vocab, run.data, run.schedule = setting_of(run.cfg, self.all_data)
         sizes = [run.size for run in self.runs if run.results]
         self.main_size = max(sizes, key=sizes.count, default=None)  # shown where a figure has room for one
-        seeds = {}
+        seeds, beside = {}, config.FREE | {'seed', 'dataset'}  # in which runs of one experiment may differ
         for run in sorted(self.runs, key=lambda run: run.cfg.seed):
-            run.seeds = seeds.setdefault(repr([item for item in vars(run.cfg).items() if item[0] not in BESIDE_THE_EXPERIMENT]), [])
+            run.seeds = seeds.setdefault(repr([item for item in vars(run.cfg).items() if item[0] not in beside]), [])
             run.seeds.append(run)
         self.experiments = [run for run in self.runs if run is run.seeds[0]]  # a run each, of the lowest seed
 
@@ -1308,9 +1302,14 @@ def within(run, *keys):
     return found if found != {} else math.nan
 
 
+def papers_pairing(run):
+    """How the paper pairs the tokens of such a run to compare their hidden states."""
+    return 'position' if run.kind == 'cloned' else 'matching'
+
+
 def hidden_states_of(run):
-    """The similarity of a run's hidden states that the paper prints, a number a layer: clones by position, others by matching."""
-    return within(run, 'hidden_states', 'position' if run.kind == 'cloned' else 'matching')
+    """The similarity of a run's hidden states that the paper prints, a number a layer."""
+    return within(run, 'hidden_states', papers_pairing(run))
 
 
 def figure_embeddings(report):
@@ -1559,11 +1558,11 @@ def inner_measures(run):
 def table_seeds(report):
     """Mean and range of every measure of what was run with several seeds."""
     rows = []
-    for run in report.experiments:
+    for run in (run for run in report.experiments if len(run.seeds) > 1):
         measures = {f'{label} {name}': of_language(number, key) for number, name in enumerate(run.names)
                     for label, key in (('PPL', 'ppl'), ('TEff', 'teff'))}
         measures |= {name: lambda run, name=name: inner_measures(run)[name] for name in inner_measures(run)}
-        for name, value_of in measures.items() if len(run.seeds) > 1 else ():
+        for name, value_of in measures.items():
             if values := over_seeds(run, value_of):
                 rows.append({'run': run.name, 'size': run.size, 'schedule': run.schedule, 'vocabulary': run.vocab, 'data': run.data,
                              'measure': name, 'seeds': len(values), 'mean': np.mean(values), 'lowest': min(values), 'highest': max(values)})
@@ -1577,14 +1576,15 @@ def table_hidden_states(report):
     for run in runs:
         for how, values in run.alignment['hidden_states'].items():
             rows.append(columns_of(run) | {'tokens paired by': how} | dict.fromkeys(layers, '') | dict(zip(layers, values)))
-            if values is hidden_states_of(run) and (paper := papers_hidden_states(report, run)):
+            if paper := papers_hidden_states(report, run, how):
                 rows.append(rows[-1] | {'run': f"paper's {paper[1][0]}", 'size': '12x768'}
                             | dict(zip(layers, [float(value) for _, value in paper.values()])))
     return rows
 
 
-def papers_hidden_states(report, run):
-    return report.paper.get((*run.setting, 'hidden states'))
+def papers_hidden_states(report, run, how):
+    """{layer: (where, value)} for the setting of a run, where the paper pairs tokens in this way."""
+    return report.paper.get((*run.setting, 'hidden states'), {}) if how == papers_pairing(run) else {}
 
 
 def shown_hidden_states(report):
@@ -1593,10 +1593,10 @@ def shown_hidden_states(report):
     for run in report.experiments:
         for how in (run.alignment or {}).get('hidden_states', ()):
             layers = over_seeds(run, lambda run: within(run, 'hidden_states', how))
-            paper = papers_hidden_states(report, run) if how == ('position' if run.kind == 'cloned' else 'matching') else None
+            paper = papers_hidden_states(report, run, how)
             rows.append({'run': run.name, 'size': run.size, 'seeds': str(len(layers)), 'tokens paired by': how,
                          'layers, first to last': ' '.join(f'{value:.2f}' for value in np.mean(layers, 0)),
-                         "paper's": paper[1][0] if paper else '', 'its 12 layers': ' '.join(value for _, value in (paper or {}).values())})
+                         "paper's": paper[1][0] if paper else '', 'its 12 layers': ' '.join(value for _, value in paper.values())})
     return rows
 
 

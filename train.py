@@ -44,9 +44,6 @@ from config import UserError
 from data_prep import DATA, Dataset, Sampler, check_languages, locked, marginals, write_aside
 from model import GPT, GPTConfig, Word2Vec
 
-# settings that do not change what is learned: a run may be resumed, or found finished, with others
-FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
-        'device', 'dtype', 'compile', 'num_workers'}
 MEASURED = 'results.json', 'alignment.json', 'matching.json', 'glue.json'  # by analyze.py, of a model that training leaves behind
 REQUEUE = 75  # exit status, as sysexits.h has it: not finished, try again
 
@@ -182,7 +179,7 @@ def check_out_dir(cfg):
     there = config.read_json(out_dir / 'config.json', '--overwrite starts the run again')
     if there:
         for key, here in json.loads(json.dumps(vars(cfg))).items():
-            if key not in FREE and there.get(key) != here:
+            if key not in config.FREE and there.get(key) != here:
                 raise UserError(f'{out_dir} holds a run with {key} = {there.get(key)}, not {here}: choose another --out_dir, '
                                 'or --overwrite that run')
     elif list(out_dir.glob('ckpt*.pt')):

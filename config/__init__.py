@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 DEFAULT = Path(__file__).parent / 'default.py'
+# settings that do not change what is learned: a run may be resumed, or found finished, with others
+FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval', 'resume', 'overwrite',
+        'device', 'dtype', 'compile', 'num_workers'}
 
 
 class UserError(Exception):
