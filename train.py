@@ -37,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported once a group exists, as DDP does, it keeps that group, and the group's threads, to the end
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -445,7 +446,7 @@ def train(cfg, held):
         logged += time.time() - pause  # the speed is that of training
     bar.close()
     if ddp:
-        del model, micro_loss  # first: a DDP that outlives its gloo group joins the group's thread with the interpreter locked
+        del model, micro_loss  # first: destroying the group joins its threads only where nobody else keeps it, as a DDP does
         dist.destroy_process_group()
 
     if not last:

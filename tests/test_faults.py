@@ -232,6 +232,16 @@ def test_4_a_run_goes_on_in_other_processes_and_micro_batches_with_the_same_sequ
             assert a['loss'] == pytest.approx(b['loss'], rel=1e-3)
 
 
+def test_4_the_threads_of_a_process_group_end_with_the_run(prepared):
+    """One that still runs while the interpreter ends aborts the process, about once in a hundred runs."""
+    Path('threads.py').write_text('import sys, config, train\nfrom pathlib import Path\ntrain.main(config.load(sys.argv[1:]))\n'
+                                  'print(*[path.read_text() for path in Path("/proc/self/task").glob("*/comm")], file=sys.stderr)\n')
+    run = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'threads.py',
+           *arguments(**LONG | {'max_iters': 2}, out_dir='out/a')]
+    process = subprocess.run(run, capture_output=True, text=True, timeout=240, env=os.environ | {'PYTHONPATH': str(ROOT)})
+    assert process.returncode == 0 and process.stderr.count('python') >= 2 and 'gloo' not in process.stderr, process.stderr
+
+
 def test_4_a_process_that_dies_ends_the_others_and_the_run_goes_on_from_its_checkpoint(prepared, undisturbed):
     run = arguments(**LONG, out_dir='out/a')
     process = begin(*run, processes=2)
