@@ -40,6 +40,11 @@ def script(*command, **environment):
     return SimpleNamespace(status=process.returncode, out=process.stdout, err=process.stderr)
 
 
+def two_processes(*command):
+    """The command line of a script in two processes, as torchrun starts them."""
+    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *map(str, command)]
+
+
 def plain(text):
     """A text as data_prep.py cleans it, by another way: line by line, word by word."""
     lines = [' '.join(line.split()) for line in text.split('\n')]

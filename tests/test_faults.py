@@ -25,7 +25,7 @@ import faults
 import numpy as np
 import pytest
 import torch
-from conftest import CLONES, ROOT, arguments, family, kill, script, settings
+from conftest import CLONES, ROOT, arguments, family, kill, script, settings, two_processes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,12 +37,10 @@ from config import UserError
 LONG = dict(**CLONES, max_iters=300, log_interval=7, eval_interval=100, checkpoint_interval=40)
 
 
-def begin(*command, processes=1):
-    """Start train.py, in several processes if asked, and wait for its first lines of figures."""
-    alone = [sys.executable]
-    several = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    process = subprocess.Popen([*(alone if processes == 1 else several), str(ROOT / 'train.py'), *command], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def begin(*command, in_two=False):
+    """Start train.py, in two processes if asked, and wait for its first lines of figures."""
+    command_line = two_processes(ROOT / 'train.py', *command) if in_two else [sys.executable, ROOT / 'train.py', *command]
+    process = subprocess.Popen(command_line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     log = Path(next(a for a in command if a.startswith('--out_dir=')).partition('=')[2]) / 'log.jsonl'
     while not (log.exists() and log.stat().st_size) and process.poll() is None:
         time.sleep(0.002)
@@ -137,7 +135,7 @@ def test_2_a_signal_ends_the_run_behind_its_step_with_a_checkpoint_and_status_75
 
 def test_2_all_processes_stop_at_the_step_at_which_one_got_the_signal(prepared):
     run = arguments(**LONG, out_dir='out/a')
-    process = begin(*run, processes=2)
+    process = begin(*run, in_two=True)
     second, = (pid for pid in family(process.pid) if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes())
     os.kill(second, signal.SIGUSR1)
     out, err = process.communicate(timeout=120)
@@ -221,7 +219,7 @@ def test_4_a_run_goes_on_in_other_processes_and_micro_batches_with_the_same_sequ
     process = begin(*run)
     process.send_signal(signal.SIGTERM)
     process.communicate()
-    two = begin(*run, '--resume', '--micro_batch_size=2', processes=2)
+    two = begin(*run, '--resume', '--micro_batch_size=2', in_two=True)
     _, err = two.communicate(timeout=240)
     assert two.returncode == 0, err
     ours, theirs = ([json.loads(line) for line in log.splitlines()] for log in (end_of('out/a')[0], undisturbed[0]))
@@ -236,15 +234,14 @@ def test_4_the_threads_of_a_process_group_end_with_the_run(prepared):
     """One that still runs while the interpreter ends aborts the process, about once in a hundred runs."""
     Path('threads.py').write_text('import sys, config, train\nfrom pathlib import Path\ntrain.main(config.load(sys.argv[1:]))\n'
                                   'print(*[path.read_text() for path in Path("/proc/self/task").glob("*/comm")], file=sys.stderr)\n')
-    run = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'threads.py',
-           *arguments(**LONG | {'max_iters': 2}, out_dir='out/a')]
+    run = two_processes('threads.py', *arguments(**LONG | {'max_iters': 2}, out_dir='out/a'))
     process = subprocess.run(run, capture_output=True, text=True, timeout=240, env=os.environ | {'PYTHONPATH': str(ROOT)})
     assert process.returncode == 0 and process.stderr.count('python') >= 2 and 'gloo' not in process.stderr, process.stderr
 
 
 def test_4_a_process_that_dies_ends_the_others_and_the_run_goes_on_from_its_checkpoint(prepared, undisturbed):
     run = arguments(**LONG, out_dir='out/a')
-    process = begin(*run, processes=2)
+    process = begin(*run, in_two=True)
     while not Path('out/a/ckpt.pt').exists():
         time.sleep(0.002)
     second, = (pid for pid in family(process.pid) if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLONES, ROOT, arguments, kill, script, settings
+from conftest import CLONES, ROOT, arguments, kill, script, settings, two_processes
 
 import train
 
@@ -24,10 +24,6 @@ def log_of(out_dir):
 def contents(out_dir):
     """Every file of a run but the one that tells the machine's speed."""
     return {p.name: p.read_bytes() for p in Path(out_dir).iterdir() if p.name != 'speed.jsonl'}
-
-
-def two_processes(*run):
-    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(ROOT / 'train.py'), *run]
 
 
 def test_missing_dataset_is_prepared_then_a_run_tells_what_it_saw_and_learned(alone):
@@ -73,7 +69,7 @@ def test_micro_batches_and_processes_do_not_change_the_run(model, here):
     train.main(settings(**common, out_dir='out/micro', micro_batch_size=2))
     for name in ('two', 'two_shard'):
         shard = name == 'two_shard'
-        command = two_processes(*arguments(**common, out_dir=f'out/{name}', micro_batch_size=2, shard=shard))
+        command = two_processes(ROOT / 'train.py', *arguments(**common, out_dir=f'out/{name}', micro_batch_size=2, shard=shard))
         two = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert two.returncode == 0, two.stderr
     whole = log_of('out/whole')
@@ -108,7 +104,7 @@ def test_a_killed_and_resumed_word2vec_ends_bit_for_bit_like_an_undisturbed_one(
 @pytest.mark.parametrize('first', ['one', 'two'])
 def test_a_checkpoint_of_one_process_goes_on_in_two_with_the_model_split_and_the_other_way_round(first, alone):
     run = arguments(**CLONES, max_iters=60, checkpoint_interval=10, log_interval=60, eval_interval=60)
-    commands = {'one': [sys.executable, str(ROOT / 'train.py'), *run, '--out_dir=out/a'], 'two': two_processes(*run, '--out_dir=out/a', '--shard')}
+    commands = {'one': [sys.executable, str(ROOT / 'train.py'), *run, '--out_dir=out/a'], 'two': two_processes(ROOT / 'train.py', *run, '--out_dir=out/a', '--shard')}
     assert script('train.py', *run, '--out_dir=out/undisturbed').status == 0
     process = subprocess.Popen(commands[first], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not Path('out/a/ckpt.pt').exists() and process.poll() is None:
