@@ -1539,10 +1539,9 @@ def shown_ppl(report, kind):
             run.kind == kind, parameters(run), run.corpora, len(run.names), len(run.cfg.schedule), run.vocab, run.data, run.share or 0)):
         pair = range(len(run.names[:2]))
         row = {'run': run.name, 'size': run.size, 'data': f'{run.data:g}'}
-        row |= {column: ' / '.join(in_short(over_seeds(run, of_language(i, key)), digits) for i in pair)
+        stars = ['*' * any(of_language(i, 'extrapolated')(seed) == 'yes' for seed in run.seeds) for i in pair]
+        row |= {column: ' / '.join(in_short(over_seeds(run, of_language(i, key)), digits) + stars[i] * (key == 'teff') for i in pair)
                 for column, (key, digits) in columns.items()}
-        if any(of_language(i, 'extrapolated')(seed) == 'yes' for seed in run.seeds for i in pair):
-            row['TEff'] += '*'
         papers = [report.papers(run, 'PPL', 'TEff', number=i + 1) for i in pair]
         row |= {"paper's": papers[0]["paper's"]}
         rows.append(row | {column: ' / '.join(filter(None, (paper[column] for paper in papers))) for column in ('its PPL', 'its TEff')})

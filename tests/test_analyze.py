@@ -795,3 +795,9 @@ def test_study_is_redrawn_from_its_committed_results_and_the_readme_shows_it(tmp
     for title in ('Table 1: cloned languages', 'Table 3: real languages', 'Tables 2 and 4: similarity of hidden states'):
         table = page.split(f'## {title}\n\n')[1].split('\n\n')[0]
         assert table in readme, title
+    with open(committed / 'table1_cloned.csv') as f:
+        rows = list(csv.DictReader(f))
+    page_rows = re.findall(r'^\| (\w+) \|' + r'[^|]*\|' * 3 + r' ([\d./* ]+) \|', page.partition('## Table 3')[0], re.M)  # no ranges
+    assert len(page_rows) > 20
+    for run, teff in page_rows:  # a star for each language that the csv calls extrapolated
+        assert [cell.endswith('*') for cell in teff.split(' / ')] == [row['extrapolated'] == 'yes' for row in rows if row['run'] == run], run
