@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # imported once a group exists, as DDP does, it keeps that group, and the group's threads, to the end
+import torch.distributed.nn  # now: once a group exists (DDP imports it then), its default arguments keep that group and its threads alive
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
