@@ -230,7 +230,8 @@ def evaluate(model, dataset, cfg, device, autocast, micro_batch_size, rank=0, wo
 @contextlib.contextmanager
 def signals_noted(alone):
     """While the body runs, SIGTERM, SIGINT and SIGUSR1 (Slurm's) go into the list that it is given, and do nothing else. A
-    second Ctrl-C ends a process that runs alone; torchrun sends every process a second one."""
+    second Ctrl-C ends a process that runs alone; torchrun sends every process a second one, and SIGTERM where
+    another has died: there signals stay noted to the end, so that a process can still say why it ends."""
     noted = []
 
     def note(number, _):
@@ -241,7 +242,7 @@ def signals_noted(alone):
     try:
         yield noted
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if alone else ():
             signal.signal(number, handler)
 
 

@@ -230,6 +230,13 @@ def test_4_a_run_goes_on_in_other_processes_and_micro_batches_with_the_same_sequ
             assert a['loss'] == pytest.approx(b['loss'], rel=1e-3)
 
 
+@pytest.mark.parametrize('alone, says', [(True, ''), (False, 'why it ends')])
+def test_4_what_torchrun_ends_says_why_first(alone, says):
+    code = f'import os, signal, train\nwith train.signals_noted({alone}): pass\nos.kill(os.getpid(), signal.SIGTERM)\nprint("why it ends")'
+    process = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout.strip() == says and process.returncode == (-signal.SIGTERM if alone else 0)
+
+
 def test_4_the_threads_of_a_process_group_end_with_the_run(prepared):
     """One that still runs while the interpreter ends aborts the process, about once in a hundred runs."""
     Path('threads.py').write_text('import sys, config, train\nfrom pathlib import Path\ntrain.main(config.load(sys.argv[1:]))\n'
