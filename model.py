@@ -1,17 +1,14 @@
 """
-The paper's two models: a GPT (section 3), and word2vec (appendix C), which shares nothing between words, as its control.
+The paper's two models: a GPT (section 3), and word2vec (appendix C) as a control in which words
+share no parameter. Neither knows of languages: a cloned language is other rows of the two tables.
 
-GPT: GPT-2's decoder, at the size and with the details of the paper's reference code.
-
-- pre-LN blocks, learned positions, biases everywhere but in the head, no dropout, tanh-GELU, MLP of 4 widths
-- input and output embeddings are two tables (untied); input embeddings are scaled by sqrt(n_embd)
-- initialised from N(0, 0.02); the MLP's output projection from N(0, 0.02 / sqrt(2 n_layer)); biases are zero
-- head_dim may be smaller than n_embd / n_head: the paper's mini model has 8 heads of 32 in a width of 512
-- the loss never holds all logits of a batch: see linear_cross_entropy
-
-word2vec: skip-gram with negative sampling, see Word2Vec. The same two tables, wte and lm_head, and the same forward.
-
-They know nothing of languages: a cloned language is other rows of the two tables.
+The GPT is GPT-2's decoder with the details of the paper's reference code:
+- pre-LN blocks, learned positions, no dropout, tanh-GELU, an MLP 4 times as wide
+- biases everywhere but in the head
+- untied input and output embeddings; input embeddings scaled by sqrt(n_embd)
+- N(0, 0.02) initialisation, the MLP's output projection N(0, 0.02 / sqrt(2 n_layer)), zero biases
+- heads may be narrower than n_embd / n_head: the paper's mini model has 8 heads of 32 in 512
+- the logits of a whole batch never exist: see linear_cross_entropy
 """
 import math
 from dataclasses import dataclass
@@ -33,33 +30,33 @@ class GPTConfig:
     head_dim: int = 0  # 0: n_embd / n_head
 
 
-CHUNK = 512  # rows of logits held at a time: as many as a CPU's cache likes
-GPU_LOGITS = 1 << 27  # logits held at a time on a GPU, 512 MB in float32: fewer, larger products, and sums over the head's gradient
+CHUNK = 512  # rows of logits held at a time on a CPU: what its cache likes
+GPU_LOGITS = 1 << 27  # logits held at a time on a GPU, 512 MB in float32: fewer, larger products
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Chunk by chunk, with the gradients made on the way forward: no logits are kept and none are computed twice.
-    Measured against F.linear_cross_entropy's chunked path on 2 CPU cores (torch 2.13): 0.6 to 0.85 of its time, with the
-    same loss and gradients. That one torch.compile cannot trace, and torch 2.11 may lack it, so this is the only path."""
+    """Chunk by chunk, the gradients computed in the forward pass: no logits are kept, and none are
+    computed twice. On 2 CPU cores it takes 0.6 to 0.85 of the time of F.linear_cross_entropy
+    (torch 2.13), which torch.compile cannot trace."""
 
     @staticmethod
     def forward(ctx, x, weight, targets, dtype):
         w = weight.to(dtype)
         loss = torch.zeros((), device=x.device)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        dw = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # summed in the weight's own float32
+        dw = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # summed in float32
         n = max(CHUNK, GPU_LOGITS // len(w)) if x.is_cuda else CHUNK
         for i in range(0, len(x), n):
             xi, ti = x[i:i + n].to(dtype), targets[i:i + n, None]
             logits = (xi @ w.T).float()  # (n, V)
             logits.sub_(logits.amax(-1, keepdim=True))
             target = logits.gather(1, ti)
-            exp = logits.exp_()  # once, in place: what is left of a step beside its products is mostly this
+            exp = logits.exp_()  # in place, and only once: next to the products it costs most
             total = exp.sum(-1, keepdim=True)
             loss += (total.log() - target).sum()
             if dx is None and dw is None:
                 continue
-            dlogits = exp.mul_(1 / (len(x) * total))  # softmax, and minus one at the target, both over the number of targets
+            dlogits = exp.mul_(1 / (len(x) * total))  # (softmax - one_hot(target)) / len(x)
             dlogits = dlogits.scatter_add_(1, ti, torch.full_like(target, -1 / len(x))).to(dtype)
             if dx is not None:
                 dx[i:i + n] = dlogits @ w
@@ -75,14 +72,15 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x, weight, targets):
-    """Mean cross-entropy, in nats, of targets (N,) under the logits x @ weight.T; x (N, C), weight (V, C)."""
+    """Mean cross-entropy in nats of targets (N,) under the logits x (N, C) @ weight (V, C).T."""
+    if not torch.is_grad_enabled():  # needs_input_grad would be true all the same
+        x, weight = x.detach(), weight.detach()
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     return LinearCrossEntropy.apply(x, weight, targets, dtype)
 
 
 class CausalSelfAttention(nn.Module):
-
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
@@ -92,13 +90,13 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x):
         B, T, _ = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)  # (B, n_head, T, head_dim) each
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, n_head, T, head_dim) each
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
 class MLP(nn.Module):
-
     def __init__(self, config):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
@@ -109,7 +107,6 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-
     def __init__(self, config):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd)
@@ -123,7 +120,6 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -136,24 +132,25 @@ class GPT(nn.Module):
             if name.endswith('bias'):
                 nn.init.zeros_(p)
             elif p.dim() == 2:  # not the norms' gains, which start at one
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if name.endswith('mlp.c_proj.weight') else 0.02)
+                residual = name.endswith('mlp.c_proj.weight')
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
 
     def num_params(self):
-        """Number of parameters outside the two token embedding tables, as the paper counts its 11M, 85M and 303M."""
-        return sum(p.numel() for p in self.parameters()) - self.wte.weight.numel() - self.lm_head.weight.numel()
+        """Non-embedding parameters, the paper's 11M, 85M and 303M: all but the token tables."""
+        tables = self.wte.weight.numel() + self.lm_head.weight.numel()
+        return sum(p.numel() for p in self.parameters()) - tables
 
-    def cost_per_token(self, bfloat16=False):
-        """FLOPs of a forward and backward pass, and bytes that it keeps, both a token. FLOPs: 6 a weight that multiplies,
-        the head's included, and attention over its causal half. Bytes: those of a block are 66 x n_embd, under bfloat16
-        autocast 38 x n_embd: counted (tests/test_model.py)."""
+    def flops_per_token(self):
+        """FLOPs of a forward and backward pass, per token: 6 per weight, the head's included, and
+        attention over its causal half."""
         c = self.config
         inner = c.n_head * (c.head_dim or c.n_embd // c.n_head)
-        flops = 6 * (self.num_params() + self.lm_head.weight.numel()) + 6 * c.n_layer * inner * c.block_size
-        return flops, c.n_layer * c.n_embd * (38 if bfloat16 else 66)
+        weights = self.num_params() + self.lm_head.weight.numel()
+        return 6 * (weights + c.n_layer * inner * c.block_size)
 
     def features(self, idx, hidden=None):
-        """Token ids (B, T) -> what the head reads (B, T, C). Into a list given as hidden goes every block's output
-        (B, T, C), before the final norm: the hidden states of the paper's section 4.2."""
+        """Token ids (B, T) -> what the head reads (B, T, C). Each block's output (B, T, C), before
+        the final norm, is appended to hidden: the hidden states of section 4.2."""
         x = self.wte(idx) * math.sqrt(self.config.n_embd) + self.wpe.weight[:idx.size(1)]
         for block in self.h:
             x = block(x)
@@ -162,8 +159,8 @@ class GPT(nn.Module):
         return self.ln_f(x)
 
     def forward(self, idx, targets=None, hidden=None):
-        """Token ids (B, T) -> logits (B, T, vocab_size); with targets (B, T), their mean cross-entropy in nats instead.
-        A list given as hidden receives every block's output, see features."""
+        """Token ids (B, T) -> logits (B, T, vocab_size); with targets (B, T), their mean
+        cross-entropy in nats instead. hidden: see features."""
         x = self.features(idx, hidden)
         if targets is None:
             return self.lm_head(x)
@@ -173,13 +170,13 @@ class GPT(nn.Module):
 class Word2Vec(nn.Module):
     """Skip-gram with negative sampling (Mikolov et al., 2013), on whole batches of text.
 
-    - lm_head of a context word times wte of the centre word is the logit of the two standing within WINDOW of each other
-    - a pair at distance d counts (WINDOW + 1 - d) / WINDOW, the share of word2vec's random window sizes that holds it
-    - negatives come from frequency^0.75; POOL of them serve all pairs of a step, each counting NEGATIVES / POOL: in
-      expectation the same as NEGATIVES a pair, with less scatter, and one matrix product
-    - initialised as word2vec is: wte uniform within 0.5 / n_embd, lm_head zero
-    - no parameter is shared between words, unless shared_layer puts the GPT's feed-forward layer behind wte: the question of
-      the paper's appendix A
+    - lm_head(context) . wte(centre) is the logit of two words standing within WINDOW of each other
+    - a pair at distance d has weight (WINDOW + 1 - d) / WINDOW, the share of word2vec's random
+      window sizes that include it
+    - negatives are drawn from frequency^0.75: POOL of them serve all pairs of a step, weighted
+      NEGATIVES / POOL. The expectation is that of NEGATIVES per pair, with less variance
+    - initialised like word2vec: wte uniform within 0.5 / n_embd, lm_head zero
+    - words share no parameter, unless shared_layer adds a feed-forward layer after wte (appendix A)
     """
     WINDOW, NEGATIVES, POOL = 5, 20, 2048
 
@@ -191,38 +188,43 @@ class Word2Vec(nn.Module):
         self.shared = MLP(config) if shared_layer else None
         nn.init.uniform_(self.wte.weight, -0.5 / config.n_embd, 0.5 / config.n_embd)
         nn.init.zeros_(self.lm_head.weight)
-        self.register_buffer('negatives', torch.zeros(self.POOL, dtype=torch.int64), persistent=False)
+        negatives = torch.zeros(self.POOL, dtype=torch.int64)
+        self.register_buffer('negatives', negatives, persistent=False)
 
     def num_params(self):
-        """Number of parameters outside the two tables: none, unless there is a shared layer."""
+        """Parameters outside the two tables: none, unless there is a shared layer."""
         return sum(p.numel() for p in self.shared.parameters()) if self.shared else 0
 
-    def cost_per_token(self, bfloat16=False):
-        """FLOPs of a forward and backward pass, and bytes that it keeps, both a token: those of the scores."""
+    def flops_per_token(self):
+        """FLOPs of a forward and backward pass, per token: those of the scores."""
         scores = self.POOL + self.config.block_size + 1
-        return 6 * (scores * self.config.n_embd + self.num_params()), 8 * scores
+        return 6 * (scores * self.config.n_embd + self.num_params())
 
     def set_frequency(self, frequency):
         """How often each id occurs in the training text, (vocab_size,), in any unit."""
         self.noise = np.cumsum(np.asarray(frequency, float) ** 0.75)
 
     def draw_negatives(self, seed):
-        """Draw the negatives of a step, one from each of POOL equal parts of the distribution, from the seed (ints) alone."""
+        """Draw a step's negatives, one from each of POOL equal parts of the distribution. They
+        depend on the seed (ints) alone."""
         places = (np.arange(self.POOL) + np.random.default_rng(seed).random(self.POOL)) / self.POOL
-        ids = np.searchsorted(self.noise, places * self.noise[-1], 'right').clip(max=len(self.noise) - 1)
-        self.negatives.copy_(torch.from_numpy(ids))
+        ids = np.searchsorted(self.noise, places * self.noise[-1], 'right')
+        self.negatives.copy_(torch.from_numpy(ids.clip(max=len(self.noise) - 1)))
 
     def forward(self, idx, targets):
-        """Token ids (B, T) and the ids that follow them (B, T), a text of T + 1 words -> mean loss of a pair, in nats."""
+        """Token ids (B, T), the ids that follow them (B, T) -> mean loss per pair, in nats."""
         text = torch.cat((idx, targets[:, -1:]), 1)  # (B, T + 1)
         centre = self.wte(text)
         if self.shared:
             centre = centre + self.shared(centre)
         place = torch.arange(text.size(1), device=text.device)
         distance = (place[:, None] - place).abs()
-        weight = (self.WINDOW + 1 - distance).clamp(min=0) * (distance > 0) / self.WINDOW  # (T + 1, T + 1)
-        positive = F.softplus(-(centre @ F.embedding(text, self.lm_head.weight).mT).float())  # (B, T + 1, T + 1)
-        negative = F.softplus((centre @ F.embedding(self.negatives, self.lm_head.weight).T).float())  # (B, T + 1, POOL)
+        weight = (self.WINDOW + 1 - distance).clamp(min=0) * (distance > 0) / self.WINDOW
+        context = F.embedding(text, self.lm_head.weight)
+        noise = F.embedding(self.negatives, self.lm_head.weight)
+        positive = F.softplus(-(centre @ context.mT).float())  # (B, T + 1, T + 1)
+        negative = F.softplus((centre @ noise.T).float())  # (B, T + 1, POOL)
         pairs = weight.sum(1)  # of each centre
-        loss = (positive * weight).sum((1, 2)) + (negative.mean(-1) * pairs).sum(1) * self.NEGATIVES
+        negative = (negative.mean(-1) * pairs).sum(1) * self.NEGATIVES
+        loss = (positive * weight).sum((1, 2)) + negative
         return loss.mean() / pairs.sum()

@@ -1,4 +1,4 @@
-# config/cloned_10_main.py - Table 1, row 7: English half of the time, nine clones 1/18 each
+# config/cloned_10_main.py - Table 1, row 7: English and nine clones, half of the data English, 1/18 each clone
 dataset = 'cloned_10_main'
 out_dir = 'out/cloned_10_main'
 corpora = {'en': 'hf:storytracer/LoC-PD-Books:text'}

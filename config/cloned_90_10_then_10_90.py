@@ -1,4 +1,4 @@
-# config/cloned_90_10_then_10_90.py - Table 1, row 9: 90/10 in the first half, 10/90 in the second
+# config/cloned_90_10_then_10_90.py - Table 1, row 9: English and its clone, 90/10, then 10/90
 dataset = 'cloned_90_10_then_10_90'
 out_dir = 'out/cloned_90_10_then_10_90'
 corpora = {'en': 'hf:storytracer/LoC-PD-Books:text'}

@@ -1,4 +1,4 @@
-# config/en_fr_95_5_then_35_65_anchored.py - Table 3, row 16: English and French, four stages, 95/5, then 35/65 three times, anchored
+# config/en_fr_95_5_then_35_65_anchored.py - Table 3, row 16: English and French, 95/5, then 35/65, anchored
 dataset = 'en_fr_95_5_then_35_65_anchored'
 out_dir = 'out/en_fr_95_5_then_35_65_anchored'
 corpora = {'en': 'hf:storytracer/LoC-PD-Books:text', 'fr': 'hf:PleIAs/French-PD-Books:complete_text'}

@@ -1,13 +1,14 @@
-# config/en_fr_de_shared.py - three languages with one tokenizer trained on all of them, on ELTeC's novels, a GPT of 4 x 512
+# config/en_fr_de_shared.py - three languages, one tokenizer trained on all of them, GPT mini; a laptop can run it
 dataset = 'en_fr_de_shared'
 out_dir = 'out/en_fr_de_shared'
-corpora = {'en': 'eltec:eng', 'fr': 'eltec:fra', 'de': 'eltec:deu'}
+corpora = {'en': 'corpora/eltec-eng.tar.xz', 'fr': 'corpora/eltec-fra.tar.xz', 'de': 'eltec:deu'}  # German is downloaded
 languages = [('EN', 'en'), ('FR', 'fr'), ('DE', 'de')]
 schedule = [(0.0, (0.8, 0.1, 0.1))]
 tokenizer = 'shared'
 n_layer = 4
 n_embd = 512
 n_head = 8
+head_dim = 32
 batch_size = 32
 max_iters = 1000
 warmup_iters = 50

@@ -1,4 +1,4 @@
-# config/mono_en_100.py - Table 1, row 1; Table 3, row 1: English alone, 1.2B tokens
+# config/mono_en_100.py - Table 1, row 1; Table 3, row 1: English alone
 dataset = 'mono_en_100'
 out_dir = 'out/mono_en_100'
 corpora = {'en': 'hf:storytracer/LoC-PD-Books:text'}

@@ -1,4 +1,4 @@
-"""Tiny real text (the manual that every CPython carries), tiny settings, and the scripts run as a user runs them."""
+"""Tiny real text (the manual that comes with CPython), tiny settings, scripts run as a user would."""
 import contextlib
 import os
 import signal
@@ -12,15 +12,18 @@ import pytest
 
 import config
 
-hypothesis.settings.register_profile('seeded', derandomize=True, database=None, deadline=None, max_examples=60,
-                                     suppress_health_check=list(hypothesis.HealthCheck))
+hypothesis.settings.register_profile(
+    'seeded', derandomize=True, database=None, deadline=None, max_examples=60,
+    suppress_health_check=list(hypothesis.HealthCheck))
 hypothesis.settings.load_profile('seeded')
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, 'block_size': 32, 'test_frac': 0.1, 'n_layer': 2, 'n_embd': 32,
-        'n_head': 2, 'batch_size': 8, 'max_iters': 12, 'learning_rate': 3e-3, 'warmup_iters': 2, 'eval_iters': 2, 'log_interval': 1,
+TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, 'block_size': 32,
+        'test_frac': 0.1, 'n_layer': 2, 'n_embd': 32, 'n_head': 2, 'batch_size': 8, 'max_iters': 12,
+        'learning_rate': 3e-3, 'warmup_iters': 2, 'eval_iters': 2, 'log_interval': 1,
         'num_workers': 2, 'device': 'cpu'}
-CLONES = {'dataset': 'clones', 'languages': [('EN1', 'en'), ('EN2', 'en')], 'schedule': [(0.0, (0.75, 0.25))]}
+CLONES = {'dataset': 'clones', 'languages': [('EN1', 'en'), ('EN2', 'en')],
+          'schedule': [(0.0, (0.75, 0.25))]}
 
 
 def settings(**overrides):
@@ -34,19 +37,20 @@ def arguments(**overrides):
 
 
 def script(*command, **environment):
-    """Run one of the scripts; returns its status, stdout and stderr."""
-    process = subprocess.run([sys.executable, ROOT / command[0], *map(str, command[1:])], capture_output=True, text=True,
-                             env=os.environ | environment, timeout=240)
+    """Run one of the scripts -> its status, out, err."""
+    process = subprocess.run([sys.executable, ROOT / command[0], *map(str, command[1:])], text=True,
+                             capture_output=True, env=os.environ | environment, timeout=240)
     return SimpleNamespace(status=process.returncode, out=process.stdout, err=process.stderr)
 
 
 def two_processes(*command):
-    """The command line of a script in two processes, as torchrun starts them."""
-    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *map(str, command)]
+    """The command line that runs a script in two processes."""
+    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+            *map(str, command)]
 
 
 def plain(text):
-    """A text as data_prep.py cleans it, by another way: line by line, word by word."""
+    """A text as data_prep.py cleans it, in another way: line by line, word by word."""
     lines = [' '.join(line.split()) for line in text.split('\n')]
     return '\n'.join(line for i, line in enumerate(lines) if line or i and lines[i - 1]).strip()
 
@@ -100,9 +104,10 @@ def runs(workplace):
     (folder / 'text').symlink_to(workplace / 'text')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name, changes in (('mono_20', {'max_iters': 40}), ('mono_50', {'max_iters': 100}), ('mono_100', {'max_iters': 200}),
-                              ('cloned', CLONES | {'max_iters': 200})):
-            result = script('train.py', *arguments(**changes, log_interval=100, out_dir=f'out/{name}'))
+        for name, steps in ('mono_20', 40), ('mono_50', 100), ('mono_100', 200), ('cloned', 200):
+            run = CLONES if name == 'cloned' else {}
+            run = arguments(**run, max_iters=steps, log_interval=100, out_dir=f'out/{name}')
+            result = script('train.py', *run)
             assert result.status == 0, result.err
     return folder
 
@@ -114,7 +119,7 @@ def in_runs(runs, monkeypatch):
 
 
 def family(pid):
-    """The ids of a process and all that it has started."""
+    """The ids of a process and of all its descendants."""
     parents = {}
     for stat in Path('/proc').glob('[0-9]*/stat'):
         with contextlib.suppress(OSError):
@@ -126,7 +131,7 @@ def family(pid):
 
 
 def kill(process):
-    """kill -9 a process and all that it has started: torchrun's workers are in sessions of their own."""
+    """kill -9 a process and its descendants: torchrun's workers are in sessions of their own."""
     for pid in family(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""analyze.py: perplexity by sliding window, scaling laws and token efficiency, alignment and matching: closed forms, brute
-force, and second solvers."""
+"""analyze.py against closed forms, brute force, second solvers and the paper's figures."""
 import csv
 import gzip
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,11 +28,13 @@ from analyze import (
     hidden_similarity,
     joined_lines,
     match,
+    retrieval,
     read_task,
     shuffled_batches,
     sliding_window,
     task_metrics,
     token_efficiency,
+    unit_rows,
 )
 from config import UserError
 from model import GPT, GPTConfig
@@ -68,7 +70,8 @@ def test_sliding_window_is_scoring_one_token_at_a_time(n, stride):
     total, scored = map(sum, sliding_window(run, ids, stride, batch_size=3))
     assert scored == len(expected) == max(0, n - 1 - (16 - stride))  # each once, the ragged end included
     assert total == pytest.approx(sum(expected), rel=1e-5)
-    assert tuple(map(sum, sliding_window(run, ids, stride, batch_size=100))) == pytest.approx((total, scored), rel=1e-6)
+    again = map(sum, sliding_window(run, ids, stride, batch_size=100))
+    assert tuple(again) == pytest.approx((total, scored), rel=1e-6)
 
 
 def test_a_text_no_longer_than_the_first_context_scores_nothing():
@@ -90,7 +93,7 @@ def test_ppl_of_a_uniform_model_is_its_vocabulary_in_every_language(in_runs):
         assert measured['scored_tokens'] == corpus['test_tokens'] - 1 - 24
 
 
-def test_results_hold_config_tokens_and_measures_and_are_the_same_every_time(in_runs):
+def test_results_hold_config_tokens_exposure_and_measures_and_are_the_same_every_time(in_runs):
     written = []
     for _ in range(2):
         result = script('analyze.py', 'ppl', 'out/cloned', '--device=cpu')
@@ -98,14 +101,19 @@ def test_results_hold_config_tokens_and_measures_and_are_the_same_every_time(in_
         written.append(Path('out/cloned/results.json').read_bytes())
     results = json.loads(written[0])
     assert written[0] == written[1]
-    assert results['config']['languages'] == [['EN1', 'en'], ['EN2', 'en']] and results['config']['n_embd'] == 32
-    assert sum(results['tokens_seen'].values()) == 200 * 8 * 32 and list(results['languages']) == ['EN1', 'EN2']
+    assert results['config']['languages'] == [['EN1', 'en'], ['EN2', 'en']]
+    assert sum(results['tokens_seen'].values()) == 200 * 8 * 32
+    text = np.fromfile('data/clones/train.bin', np.uint16)
     for name, measured in results['languages'].items():
         assert measured['ppl'] == pytest.approx(math.exp(measured['loss']))
+        assert measured['exposure'] == pytest.approx(results['tokens_seen'][name] / len(set(text.tolist())))
         assert f'{name}: PPL {measured["ppl"]:.2f}' in result.out
-    assert results['languages']['EN1']['ppl'] < results['languages']['EN2']['ppl'] < 400  # the frequent clone is ahead
+    one, two = (results['languages'][name]['ppl'] for name in ('EN1', 'EN2'))
+    assert one < two < 400  # the frequent clone is ahead
     assert script('analyze.py', 'ppl', 'out/cloned', '--device=cpu', '--languages', 'EN2').status == 0
-    assert json.loads(Path('out/cloned/results.json').read_text())['languages'] == {'EN2': results['languages']['EN2']}
+    again = json.loads(Path('out/cloned/results.json').read_text())
+    assert again['languages'] == {'EN2': results['languages']['EN2']}
+    assert analyze.rows_of_run('out/cloned', None)[0]['role'] == 'multi'  # though only one was scored
     unknown = script('analyze.py', 'ppl', 'out/cloned', '--device=cpu', '--languages', 'FR')
     assert unknown.status == 1 and "no language 'FR'; it has EN1, EN2" in unknown.err
 
@@ -122,40 +130,52 @@ def test_teff_measures_what_is_missing_prints_a_table_and_draws_its_figure(in_ru
     with open('teff.csv', newline='') as f:
         rows = {(row['run'], row['language']): row for row in csv.DictReader(f)}
     assert rows['mono_50', 'EN']['role'] == 'mono' and rows['cloned', 'EN2']['role'] == 'multi'
-    assert rows['mono_50', 'EN']['model'] == 'gpt-2x32' and int(rows['mono_50', 'EN']['tokens']) == 100 * 8 * 32
-    for name in ('mono_20', 'mono_50', 'mono_100'):
-        assert float(rows[name, 'EN']['teff']) == pytest.approx(1, abs=1e-6)  # three points are met exactly
-        assert rows[name, 'EN']['teff_low'] == ''  # and tell nothing of their scatter
+    assert rows['mono_50', 'EN']['model'] == 'gpt-2x32'
+    for name, steps in (('mono_20', 40), ('mono_50', 100), ('mono_100', 200)):
+        assert int(rows[name, 'EN']['tokens']) == steps * 8 * 32
+        assert float(rows[name, 'EN']['teff']) == pytest.approx(1, abs=1e-6)  # three runs fit exactly
+        assert rows[name, 'EN']['teff_low'] == ''  # and say nothing of their scatter
     same = script('analyze.py', 'teff', '--runs', 'teff.csv')  # its own table is a table of runs
-    assert same.status == 0 and same.out.splitlines() == [line for line in again.out.splitlines() if 'figure' not in line and 'scored tokens' not in line]
+    assert same.status == 0
+    for (run, language), row in rows.items():
+        assert f'{float(row["teff"]):.2f}' in next(
+            line for line in same.out.splitlines() if line.split()[1:4:2] == [run, language])
 
 
-def test_teff_refuses_unfinished_runs_and_different_test_texts(in_runs):
-    results = json.loads(Path('out/mono_20/results.json').read_text()) if Path('out/mono_20/results.json').exists() else None
-    results = results or (script('analyze.py', 'ppl', 'out/mono_20') and json.loads(Path('out/mono_20/results.json').read_text()))
-    for name, changes, says in (('short', {'step': 3}, 'is at step 3 of 40'),
-                                ('other', {'languages': {'EN': results['languages']['EN'] | {'test_text': 'x'}}}, 'different test texts')):
-        Path(name).mkdir(exist_ok=True)
-        (Path(name) / 'results.json').write_text(json.dumps(results | changes))
-        result = script('analyze.py', 'teff', 'out/mono_20', name)
-        assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1
+def test_teff_refuses_unfinished_runs(in_runs):
+    if not Path('out/mono_20/results.json').exists():
+        script('analyze.py', 'ppl', 'out/mono_20')
+    results = json.loads(Path('out/mono_20/results.json').read_text())
+    Path('short').mkdir(exist_ok=True)
+    Path('short/results.json').write_text(json.dumps(results | {'step': 3}))
+    result = script('analyze.py', 'teff', 'out/mono_20', 'short')
+    assert result.status == 1 and 'is at step 3 of 40' in result.err and len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize('command, says', [
-    (['ppl', 'nowhere'], 'nowhere is not a run'), (['ppl', 'out/cloned', '--stride=33'], 'leaves tokens unscored'),
-    (['ppl', 'out/cloned', '--batch_size=0'], 'at least 1'), (['teff'], 'needs the folders'), (['teff', 'out/cloned', '--runs=x.csv'], 'not both'),
-    (['teff', '--runs=x.csv', '--plot=x.doc'], 'a figure is a .png'), (['teff', 'out/mono_20'], 'at least three'), (['teff', '--runs=none.csv'], 'cannot be read')])
+    (['ppl', 'nowhere'], 'nowhere is not a run'), (['ppl'], 'needs the folders'),
+    (['ppl', 'out/cloned', '--stride=33'], 'leaves tokens unscored'),
+    (['ppl', 'out/cloned', '--batch_size=0'], 'at least 1'), (['teff'], 'needs the folders'),
+    (['teff', 'out/cloned', '--runs=x.csv'], 'not both'), (['report'], 'needs the folders'),
+    (['teff', '--runs=x.csv', '--plot=x.doc'], 'a figure is a .png'),
+    (['teff', 'out/mono_20'], 'at least three'), (['teff', '--runs=none.csv'], 'cannot be read')])
 def test_analyze_refuses_in_one_line(command, says, in_runs):
     result = script('analyze.py', *command)
     assert result.status == 1 and says in result.err and len(result.err.splitlines()) == 1, result.err
 
 
+def test_float32_is_measured_without_tf32(in_runs):
+    analyze.load_run('out/cloned', 'cpu')
+    assert torch.get_float32_matmul_precision() == 'highest'
+
+
 # ---- teff
 
 
-def table(points, law='gpt', corpus='en'):
+def table(points, law='gpt', corpus='en', others=0):
     """(role, tokens, ppl) -> rows."""
-    return [{'run': f'run{i}', 'model': law, 'corpus': corpus, 'language': 'EN', 'tokens': t, 'ppl': ppl, 'role': role} for i, (role, t, ppl) in enumerate(points)]
+    return [{'run': f'run{i}', 'model': law, 'corpus': corpus, 'language': 'EN', 'tokens': t, 'ppl': ppl,
+             'role': role, 'others': others} for i, (role, t, ppl) in enumerate(points)]
 
 
 @pytest.mark.parametrize('a, b, c, unit', [(0.034, 0.24, 0.08, 1.2e9), (0.02, 0.6, 0.05, 5e6), (0.2, 0.05, 0.25, 1e6)])
@@ -164,7 +184,7 @@ def test_known_law_gives_known_teff(a, b, c, unit):
     fractions = (0.2, 0.35, 0.5, 0.8, 1)
     wanted = {0.3 * unit: 2.0, 0.6 * unit: 0.75, 0.9 * unit: 1.05}  # tokens -> TEff
     rows = table([('mono', f * unit, ppl(f * unit)) for f in fractions] + [('multi', t, ppl(teff * t)) for t, teff in wanted.items()])
-    law, = token_efficiency(rows).values()
+    law, = token_efficiency(rows)[0].values()
     assert (law.a, law.b, law.c) == pytest.approx((a, b, c), rel=1e-4)
     for row, (tokens, teff) in zip(rows[5:], wanted.items()):
         assert row['teff'] == pytest.approx(teff, abs=5e-5)
@@ -212,27 +232,104 @@ def test_so_few_tokens_that_the_law_says_nothing_have_no_mlpe_but_a_teff():
 
 def test_every_corpus_and_size_has_its_own_law():
     rows = table(PAPER + [('multi', 0.6e9, 25.3)]) + table([(r, t, 2 * p) for r, t, p in PAPER] + [('multi', 0.6e9, 50.6)], corpus='fr')
-    assert list(token_efficiency(rows)) == [('gpt', 'en'), ('gpt', 'fr')]
+    assert list(token_efficiency(rows)[0]) == [('gpt', 'en', ''), ('gpt', 'fr', '')]
     assert [row['teff'] for row in rows] == pytest.approx([1] * 8)
 
 
+def row(run, tokens, ppl, role='mono', others=0, **changes):
+    """A row of teff of a run with settings, as rows_of_run gives it."""
+    cfg = settings(max_iters=tokens // 8000, batch_size=80, block_size=100, warmup_iters=5)
+    return {'run': run, 'model': 'gpt', 'corpus': 'en', 'language': 'EN', 'tokens': tokens, 'ppl': ppl,
+            'role': role, 'others': others, 'cfg': SimpleNamespace(**vars(cfg) | changes)}
+
+
+def known_ppl(tokens):
+    return 1 / (0.08 - 0.034 * (tokens / 1e6) ** -0.24)
+
+
+def law_runs(*amounts, **changes):
+    return [row(f'mono{tokens}', tokens, known_ppl(tokens), **changes) for tokens in amounts]
+
+
+def test_a_row_beyond_the_laws_asymptote_says_so_and_the_others_are_measured():
+    rows = law_runs(200_000, 400_000, 600_000, 1_000_000) + [
+        row('good', 900_000, 0.9 / 0.08, 'multi', 100_000), row('fair', 500_000, known_ppl(600_000), 'multi', 500_000)]
+    token_efficiency(rows)
+    assert rows[4]['extrapolated'] == 'beyond' and 'beyond the law, which ends at 12.5' in rows[4]['remark']
+    assert math.isnan(rows[4]['teff']) and rows[5]['teff'] == pytest.approx(1.2, rel=1e-3)
+
+
+@pytest.mark.parametrize('where, own, others, ppl, printed', [  # the paper's points: what a foreign token is worth
+    ('EN2 at 90/10', 0.12, 1.08, 32.8, 0.12), ('50/50', 0.6, 0.6, 26.1, -0.11)])
+def test_transfer_is_what_a_foreign_token_is_worth(where, own, others, ppl, printed):
+    rows = table(PAPER) + table([('multi', own * 1e9, ppl)], others=others * 1e9)
+    token_efficiency(rows)
+    assert rows[-1]['tau'] == pytest.approx(printed, abs=0.02)
+    assert rows[-1]['tau'] == pytest.approx((rows[-1]['mlte'] - own * 1e9) / (others * 1e9))
+    assert math.isnan(rows[0]['tau'])
+
+
+@pytest.mark.parametrize('changes, says', [
+    ({'batch_size': 160, 'max_iters': 50}, 'odd has batch_size 160, mono200000 80'),
+    ({'learning_rate': 1e-4}, 'odd has learning_rate 0.0001, mono200000 0.003'),
+    ({'block_size': 50}, 'odd has block_size 50'), ({'warmup_iters': 40}, 'odd has warmup_iters 40, mono200000 5')])
+def test_unlike_runs_are_refused_by_name_and_setting_unless_told_to_mix(changes, says):
+    rows = law_runs(200_000, 600_000, 1_000_000, 1_600_000) + [row('odd', 800_000, 40.0, **changes)]
+    laws, _ = token_efficiency(rows)
+    assert says in rows[-1]['remark'] and math.isnan(rows[-1]['teff'])
+    assert laws['gpt', 'en', ''].n == 4 and rows[0]['teff'] == pytest.approx(1, rel=1e-3)
+    laws, _ = token_efficiency(law_runs(200_000, 600_000, 1_000_000, 1_600_000) + rows[-1:], mix_recipes=True)
+    assert laws['gpt', 'en', ''].n == 5
+
+
+def test_a_warm_up_of_as_many_steps_or_of_the_same_share_is_alike():
+    rows = [row(f'm{n}', n, known_ppl(n), warmup_iters=n // 80_000) for n in (200_000, 600_000, 1_000_000)]
+    laws, _ = token_efficiency(rows)
+    assert laws['gpt', 'en', ''].n == 3
+
+
+def test_a_step_matched_run_stands_beside_teff_and_out_of_the_law():
+    multi = row('cloned', 100_000, 40.0, 'multi', 900_000, max_iters=125)
+    steps = [row(f'step{i}', 120_000, ppl, batch_size=10, max_iters=125, seed=i) for i, ppl in enumerate((48, 52))]
+    rows = law_runs(100_000, 400_000, 700_000, 1_000_000) + [multi, *steps]
+    laws, _ = token_efficiency(rows)
+    assert laws['gpt', 'en', ''].n == 4 and [step['role'] for step in steps] == ['step', 'step']
+    assert multi['step_ppl'] == pytest.approx(50) and multi['gain'] == pytest.approx(0.2)
+    assert all(step['remark'].endswith('step-matched') for step in steps)
+    far = row('balanced', 500_000, 40.0, 'multi', 500_000, max_iters=125)  # needs a step-matched run of its own
+    token_efficiency([*rows, far])
+    assert math.isnan(far['gain'])
+
+
+def test_a_row_where_the_law_misses_its_neighbours_by_more_than_its_interval_says_so():
+    tokens = [100_000, 200_000, 300_000, 400_000, 600_000, 800_000, 900_000, 1_000_000]
+    rows = [row(f'm{n}', n, known_ppl(n) * (1.1 if n == 600_000 else 1)) for n in tokens]
+    near, away = (row(f'at{n}', n, known_ppl(n), 'multi', 1) for n in (650_000, 150_000))
+    token_efficiency([*rows, near, away])
+    assert re.search(r'law off: own TEff 0\.\d+ at 600,000 tokens', near['remark']) and 'law off' not in away['remark']
+
+
+def test_test_texts_have_laws_of_their_own():
+    rows = law_runs(200_000, 600_000, 1_000_000)
+    other = [one | {'text': 'other', 'ppl': 2 * one['ppl']} for one in rows]
+    laws, _ = token_efficiency(rows + other)
+    assert len(laws) == 2 and [one['teff'] for one in rows + other] == pytest.approx([1] * 6)
+
+
+HEADER = 'run,model,corpus,language,tokens,ppl,role\n'
+
+
 @pytest.mark.parametrize('text, says', [
-    ('', 'has no rows'), ('run,model,corpus,language,tokens,ppl\nr,m,c,l,1,2\n', "no column 'role'"),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,many,2,mono\n', 'line 2: tokens must be'),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,2,mono\nr,m,c,l,1,nan,mono\n', 'line 3'),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,2\n', 'line 2'),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,2,both\n', 'role mono or multi'),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,9,mono\nr,m,c,l,2,8,mono\n', 'at least three'),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,9,multi\n', 'no monolingual run'),
-    ('run,model,corpus,language,tokens,ppl,role\nr,m,c,l,1,7,mono\nr,m,c,l,2,8,mono\nr,m,c,l,3,9,mono\n', 'do not get better'),
-    ('run,model,corpus,language,tokens,ppl,role\n' + ''.join(f'r,m,c,l,{t},{p},mono\n' for _, t, p in PAPER) + 'far,m,c,l,1e9,11,multi\n', 'run far, l: .* never reaches'),
-    ('run,model,corpus,language,tokens,ppl,role\n\xff', 'cannot be read')])
-def test_a_bad_table_is_one_line_and_writes_nothing(text, says, tmp_path, capsys):
+    ('', 'all rows'), ('run,model,corpus,language,tokens,ppl\nr,m,c,l,1,2\n', "'role'"),
+    (HEADER + 'r,m,c,l,many,2,mono\n', 'could not convert'), (HEADER + 'r,m,c,l,1,2,mono\nr,m,c,l,1,nan,mono\n', 'line 3'),
+    (HEADER + 'r,m,c,l,1,2\n', 'line 2'), (HEADER + 'r,m,c,l,1,2,both\n', 'both'),
+    (HEADER + 'r,m,c,l,1,9,mono\nr,m,c,l,2,8,mono\n', 'at least three'), (HEADER + 'r,m,c,l,1,9,multi\n', 'at least three'),
+    (HEADER + 'r,m,c,l,1,7,mono\nr,m,c,l,2,8,mono\nr,m,c,l,3,9,mono\n', 'do not improve'), (HEADER + '\xff', 'cannot be read')])
+def test_a_bad_table_is_one_line_and_writes_nothing(text, says, tmp_path):
     (tmp_path / 'runs.csv').write_bytes(text.encode('latin-1'))
-    args = SimpleNamespace(runs=str(tmp_path / 'runs.csv'), out_dirs=[], csv=str(tmp_path / 'out.csv'), plot=str(tmp_path / 'fig.png'))
-    with pytest.raises(UserError, match=says):
-        analyze.teff(args)
-    assert [p.name for p in tmp_path.iterdir()] == ['runs.csv']
+    with pytest.raises(UserError, match=says) as error:
+        analyze.main(['teff', '--runs', f'{tmp_path}/runs.csv', '--csv', f'{tmp_path}/out.csv', '--plot', f'{tmp_path}/fig.png'])
+    assert '\n' not in str(error.value) and [p.name for p in tmp_path.iterdir()] == ['runs.csv']
 
 
 def test_settings_of_a_run_survive_new_settings_in_default(in_runs):
@@ -262,6 +359,10 @@ def sequences(n=4):
     return [(ids, ids + V) for ids in (rng.integers(V, size=15) for _ in range(n))]
 
 
+def states_of(run, pairs):
+    return [[analyze.hidden_states(run, ids) for ids in pair] for pair in pairs]
+
+
 def equal_rows(run):
     for table in (run.model.wte, run.model.lm_head):
         table.weight.data[V:] = table.weight.data[:V]
@@ -270,8 +371,9 @@ def equal_rows(run):
 
 def test_equal_embedding_rows_make_hidden_states_and_gradients_equal_at_every_layer():
     run = equal_rows(cloned_model())
-    found = hidden_similarity(run, sequences(), clones=True)
-    assert found['position'] == pytest.approx([1] * 3, abs=1e-6) and found['matching'] == pytest.approx([1] * 3, abs=1e-6)
+    found, retrieved = hidden_similarity(states_of(run, sequences()), clones=True)
+    assert found['position'] == pytest.approx([1] * 3, abs=1e-6) == found['matching']
+    assert retrieved['sequences'] == {'share': [1] * 3, 'chance': 0.25} and retrieved['tokens']['chance'] == 1 / 60
     found = gradient_similarity(run, sequences())
     assert np.array(list(found['blocks'].values())) == pytest.approx(1, abs=1e-5) and found['macro_average'] == pytest.approx(1, abs=1e-5)
     assert all(len(layers) == 3 for layers in found['blocks'].values())
@@ -285,9 +387,63 @@ def test_orthogonal_embedding_rows_have_similarity_0():
         p.data.zero_()  # the blocks pass the embeddings on
     run.model.wte.weight.data[:V, :12] = torch.randn(V, 12)
     run.model.wte.weight.data[V:, 12:] = torch.randn(V, 12)
-    assert hidden_similarity(run, sequences(), clones=True)['position'] == pytest.approx([0, 0], abs=1e-7)
+    assert hidden_similarity(states_of(run, sequences()), clones=True)[0]['position'] == pytest.approx([0, 0], abs=1e-7)
     found = embedding_similarity(run.model.wte.weight.data, np.arange(2 * V).reshape(2, V), np.ones(V))
     assert (found['mean'], found['all_pairs']) == pytest.approx((0, 0), abs=1e-12)
+
+
+def random_states(n, length=20, seed=0, constant=0.0):
+    """States of n unrelated sequences: (2 layers, length, 40), around a direction that all share."""
+    noise = torch.randn(n, 2, length, 40, generator=torch.Generator().manual_seed(seed))
+    return list(unit_rows(noise + constant))
+
+
+def test_a_direction_that_all_states_share_has_net_0():
+    a, b = random_states(30, constant=5.0), random_states(30, seed=1, constant=5.0)
+    found, retrieved = hidden_similarity(zip(a, b), clones=True)
+    for kind in ('position', 'control', 'control_within', 'matching', 'control_matching'):
+        assert min(found[kind]) > 0.95
+    assert found['net'] == pytest.approx([0, 0], abs=2e-3)
+    assert max(retrieved['tokens']['share']) < 0.01 and retrieved['tokens']['chance'] == 1 / 600
+    assert hidden_similarity(zip(a, b), clones=False)[0]['net'] == pytest.approx([0, 0], abs=2e-3)
+
+
+def test_identical_states_of_unrelated_sequences_have_net_1_and_retrieval_1():
+    states = random_states(30)
+    found, retrieved = hidden_similarity(zip(states, states), clones=True)
+    assert found['position'] == pytest.approx([1, 1]) and found['net'] == pytest.approx([1, 1], abs=0.03)
+    assert retrieved['tokens']['share'] == retrieved['sequences']['share'] == [1, 1]
+    found, retrieved = hidden_similarity(zip(states, states), clones=False)
+    assert 'position' not in found and 'tokens' not in retrieved
+    assert found['net'] == pytest.approx(np.subtract(found['matching'], found['control_matching']))
+
+
+def test_controls_set_every_sequence_against_the_next_as_far_as_both_go():
+    lengths = (5, 9, 7)
+    a, b = ([states[:, :n] for states, n in zip(random_states(3, seed=seed), lengths)] for seed in (0, 1))
+    found, _ = hidden_similarity(zip(a, b), clones=True)
+
+    def by_hand(first, second):
+        n = min(first.size(1), second.size(1))
+        return [np.mean([float(first[layer, i] @ second[layer, i]) for i in range(n)]) for layer in (0, 1)]
+    for kind, other in (('control', b), ('control_within', a)):
+        expected = np.mean([by_hand(a[i], other[(i + 1) % 3]) for i in range(3)], 0)
+        assert found[kind] == pytest.approx(expected, abs=1e-6)
+    assert 'control' not in hidden_similarity([(a[0], b[0])], clones=True)[0]  # nothing is unrelated
+
+
+def test_retrieval_finds_the_right_counterpart_in_a_permuted_copy():
+    x = unit_rows(torch.randn(2, 50, 8))
+    order = torch.randperm(50)
+    assert retrieval(x[:, order], x[:, order]) == {'share': [1, 1], 'chance': 0.02}
+    fixed = float((order == torch.arange(50)).float().mean())
+    assert retrieval(x, x[:, order])['share'] == pytest.approx([fixed, fixed])
+
+
+def test_candidates_for_retrieval_are_whole_sequences_up_to_a_bound():
+    states = random_states(6)
+    for most, tokens in ((10, 20), (45, 40), (4096, 120)):
+        assert hidden_similarity(zip(states, states), True, most)[1]['tokens']['chance'] == 1 / tokens
 
 
 def test_gradient_of_a_sequence_with_itself_has_similarity_1():
@@ -320,6 +476,11 @@ def test_embedding_similarity_is_brute_force_on_a_small_table():
     assert [(b['from'], b['below'], b['subwords']) for b in found['by_frequency']] == [
         (0, 1, 2), (1, 10, 2 + 10), (10, 100, 2), (100, 1000, 2), (1000, 10000, 2)]
     assert found['by_frequency'][0]['mean'] == pytest.approx(np.mean([cosine(i, j) for i, j in rows.T[5:7]]))
+    seen = rows[:, 7:]  # the first two apart never occurred
+    assert found['mean_seen'] == pytest.approx(np.mean([cosine(i, j) for i, j in seen.T])) and found['subwords_seen'] == 18
+    assert found['all_pairs_seen'] == pytest.approx(np.mean([cosine(i, j) for i in seen[0] for j in seen[1]]))
+    never = embedding_similarity(table, rows, np.zeros(25))
+    assert 'mean_seen' not in never and never['mean'] == pytest.approx(found['mean'])
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (6, 6), (4, 9), (9, 4), (1, 5)])
@@ -372,9 +533,12 @@ def test_alignment_of_clones_on_test_text_and_on_given_lines(in_runs, documents)
         assert result.status == 0, result.err
     found = json.loads(Path('out/cloned/alignment.json').read_text())
     assert found['languages'] == ['EN2', 'EN1'] and found['sequences'] == 6
-    assert set(found['embeddings']) == {'input', 'output'} and len(found['hidden_states']['position']) == 2
-    for position, matched in zip(*found['hidden_states'].values()):
-        assert -1 <= position <= 1 and -1 <= matched <= 1
+    assert set(found['embeddings']) == {'input', 'output'}
+    hidden = found['hidden_states']
+    assert hidden.keys() == {'position', 'matching', 'control', 'control_within', 'control_matching', 'net'}
+    assert all(len(layers) == 2 and -1 <= min(layers) <= max(layers) <= 1 for layers in hidden.values())
+    assert hidden['net'] == pytest.approx(np.subtract(hidden['position'], hidden['control']), abs=1e-6)
+    assert found['retrieval']['tokens']['chance'] == 1 / (6 * 32)
 
 
 def test_alignment_and_matching_of_two_corpora(in_runs, documents):
@@ -389,18 +553,19 @@ def test_alignment_and_matching_of_two_corpora(in_runs, documents):
     Path('a.up').write_text('\n'.join(lines).upper())
     result = script('analyze.py', 'alignment', 'out_two', '--sequences=5', '--parallel', 'a.en', 'a.up')
     assert result.status == 0, result.err
-    assert set(json.loads(Path('out_two/alignment.json').read_text())['hidden_states']) == {'matching'}
+    found = json.loads(Path('out_two/alignment.json').read_text())
+    assert 'position' not in found['hidden_states'] and set(found['retrieval']) == {'sequences'}
     result = script('analyze.py', 'matching', 'out_two', '--parallel', 'a.en', 'a.up', '--line', '2')
     assert result.status == 0, result.err
     assert Path('out_two/matching_line_2.png').read_bytes().startswith(b'\x89PNG') and result.out.count('\t') >= 4
-    for files, says in (([], 'need parallel text'), (['a.en'], 'a file each|two aligned files'), (['a.en', 'text/00.txt'], 'not aligned')):
+    for files, says in (([], 'two aligned files'), (['a.en'], 'two aligned files'), (['a.en', 'text/00.txt'], 'not aligned')):
         result = script('analyze.py', 'alignment', 'out_two', *(['--parallel', *files] if files else []))
         assert result.status == 1 and any(word in result.err for word in says.split('|')) and len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize('command, says', [
     (['alignment', 'out/mono_20'], 'two different languages'), (['alignment', 'out/cloned', '--languages', 'EN1', 'FR'], "no language 'FR'"),
-    (['alignment', 'out/cloned', '--parallel', 'none.txt'], 'none.txt: cannot be read'), (['alignment', 'out/cloned', '--sequences=0'], 'at least 1'),
+    (['alignment', 'out/cloned', '--parallel', 'none.txt'], 'none.txt cannot be read'), (['alignment', 'out/cloned', '--sequences=0'], 'at least 1'),
     (['matching', 'out/cloned', '--parallel', 'text/00.txt', '--line=1000000'], 'has lines 1 to'),
     (['glue', 'out/mono_20', '--data', '.'], 'two different languages')])
 def test_alignment_and_matching_refuse_in_one_line(command, says, in_runs):
@@ -463,7 +628,8 @@ def test_official_files_and_json_lines_of_a_task_are_the_same_examples(task, tmp
     (tmp_path / 'train.json').write_text('\n'.join(json.dumps(dict(zip(r[::2], r[1::2]))) for r in COPIES[task]))
     assert official == read_task(tmp_path, task, 'train') and len(official) == 2
     (texts, label), (_, other) = official
-    assert label == COPIES[task][0][-1] if isinstance(COPIES[task][0][-1], int) else (label, other) == (1, 0)
+    first = COPIES[task][0][-1]
+    assert label == first if isinstance(first, int) else (label, other) == (1, 0)
     assert label != other and len(texts) == (1 if task in ('cola', 'sst2') else 2)
 
 
@@ -490,11 +656,12 @@ def test_a_long_example_loses_the_end_of_its_longer_text(in_runs):
     tokenizer = analyze.load_tokenizer(run.dataset.path / 'en.model')
     short, long = 'is it', 'the name of a module and the value of an attribute ' * 3
     a, b = tokenizer.encode(short), tokenizer.encode(long)
-    ids, classes = analyze.encode_examples(run, 0, [([short, long], 1), ([long, short], 0), ([long], 1), ([long, long], 0), ([short, short], 0)], 32)
+    examples = [([short, short], 0), ([short, long], 1), ([long, short], 0), ([long], 1), ([long, long], 0)]
+    ids, classes = analyze.encode_examples(run, 0, examples, 32)
     eod = [tokenizer.eod]
-    assert [i.tolist() for i in ids] == [a + eod + b[:30 - len(a)] + eod, b[:30 - len(a)] + eod + a + eod, b[:31] + eod,
-                                         b[:15] + eod + b[:15] + eod, a + eod + a + eod]
-    assert classes.tolist() == [1, 0, 1, 0, 0]
+    assert ids == (a + eod + a + eod, a + eod + b[:30 - len(a)] + eod, b[:30 - len(a)] + eod + a + eod,
+                   b[:31] + eod, b[:15] + eod + b[:15] + eod)  # by length
+    assert classes.tolist() == [0, 1, 0, 1, 0]
 
 
 @pytest.fixture(scope='session')
@@ -540,64 +707,74 @@ def test_patience_ends_fine_tuning_and_the_best_evaluation_counts(in_runs, glue_
 
 
 @pytest.mark.parametrize('files, options, says', [
-    ({}, [], 'has no folder of a task'), ({'SST-2/train.tsv': 'sentence\tlabel\na\t1\n'}, [], 'it needs dev.tsv or dev.jsonl'),
-    ({}, ['--tasks=sst3'], 'the tasks are cola'), ({}, ['--tasks=rte'], 'has no folder RTE'),
-    ({'SST-2/train.tsv': 'sentence\tlabel\na\t7\n'}, [], "train.tsv, line 2: unknown label '7'"),
-    ({'SST-2/train.tsv': 'text\tlabel\na\t1\n'}, [], 'no field sentence'), ({'SST-2/train.tsv': ''}, [], 'has no examples'),
-    ({'SST-2/train.jsonl': '{"sentence": "a", "label": 1}\n{'}, [], 'train.jsonl, after line 1'),
-    ({'MultiRC/train.jsonl': '{"passage": {"text": 3}}'}, [], 'not a record of multirc'), ({'SST-2/train.tsv': '\xff'}, [], 'not a record'),
+    ({}, [], 'the tasks are cola'), ({'SST-2/train.tsv': 'sentence\tlabel\na\t1\n'}, [], 'it needs dev.tsv or dev.jsonl'),
+    ({}, ['--tasks=sst3'], 'the tasks are cola'), ({}, ['--tasks=rte'], 'has no folder rte'),
+    ({'SST-2/train.tsv': 'sentence\tlabel\na\t7\n'}, [], "train.tsv cannot be read .*example 1 has sentence, label, label 7"),
+    ({'SST-2/train.tsv': 'words\tlabel\na\t1\n'}, [], 'example 1 has words, label, label 1'), ({'SST-2/train.tsv': ''}, [], 'must hold sst2'),
+    ({'SST-2/train.jsonl': '{"sentence": "a", "label": 1}\n{'}, [], 'train.jsonl cannot be read'),
+    ({'MultiRC/train.jsonl': '{"passage": {"text": 3}}'}, [], 'must hold multirc'), ({'SST-2/train.tsv': '\xff'}, [], 'must hold sst2'),
     ({}, ['--learning_rate=-1'], '--learning_rate must be'), ({}, ['--epochs=0'], '--epochs must be')])
-def test_glue_refuses_in_one_line(files, options, says, in_runs, tmp_path, monkeypatch, capsys):
+def test_glue_refuses_in_one_line(files, options, says, in_runs, tmp_path):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(text.encode('latin-1'))
-    monkeypatch.setattr('sys.argv', ['analyze.py', 'glue', 'out/cloned', '--data', str(tmp_path), '--device=cpu', *options])
     with pytest.raises(UserError, match=says) as error:
-        analyze.main()
+        analyze.main(['glue', 'out/cloned', '--data', str(tmp_path), '--device=cpu', *options])
     assert '\n' not in str(error.value)
 
 
 # ---- report
 
+FIGURES = [shown for shown in analyze.read_table('figures.csv') if shown['draw'] != 'table']
 LAW = {'en': (0.034, 0.24, 0.08), 'fr': (0.03, 0.3, 0.09)}  # 1/PPL = c - a * (t / 1M)^-b
+CLONED = {'languages': [('EN1', 'en'), ('EN2', 'en')]}
+REAL = {'languages': [('EN', 'en'), ('FR', 'fr')], 'corpora': {'en': 'e', 'fr': 'f'}}
+HALF, MOST = [(0.0, (0.5, 0.5))], [(0.0, (0.9, 0.1))]
+PAPERS_SIZE = {'n_layer': 12, 'n_embd': 768}
 
 
-def write_run(out_dir, tokens=1_000_000, teff=(), inside=0.5, **overrides):
+def write_run(out_dir, tokens=1_000_000, teff=(), inside=0.5, exposure=100, text='', step=None, **overrides):
     """A run whose PPL is the law's at teff x tokens seen, with every measure that its kind allows."""
-    cfg = settings(batch_size=10, block_size=100, max_iters=tokens // 1000, **overrides)
+    overrides = {'batch_size': 10, 'block_size': 100, 'warmup_iters': 5} | overrides
+    cfg = settings(max_iters=tokens // overrides['batch_size'] // 100, **overrides)
     shares, languages, seen = train.marginals(cfg.schedule), {}, {}
     for (name, corpus), share, gain in zip(cfg.languages, shares, teff or [1]):
         a, b, c = LAW[corpus]
         seen[name] = round(share * tokens)
         ppl = 1 / (c - a * (gain * share * tokens / 1e6) ** -b)
-        languages[name] = {'corpus': corpus, 'test_text': corpus, 'ppl': ppl, 'loss': math.log(ppl), 'bits_per_byte': 1.0, 'scored_tokens': 9}
+        languages[name] = {'corpus': corpus, 'test_text': corpus + text, 'ppl': ppl, 'scored_tokens': 9,
+                           'bits_per_byte': 1.0, 'exposure': exposure * share}
     folder = Path('out') / out_dir
     folder.mkdir(parents=True)
     (folder / 'config.json').write_text(json.dumps(vars(cfg)))
-    names, rng = [name for name, _ in cfg.languages], np.random.default_rng(0)
+    names = [name for name, _ in cfg.languages]
     if cfg.model == 'gpt':
-        (folder / 'results.json').write_text(json.dumps({'config': vars(cfg), 'step': cfg.max_iters, 'tokens_seen': seen, 'languages': languages,
-                                                         'non_embedding_parameters': 12 * cfg.n_layer * cfg.n_embd ** 2}))
+        (folder / 'results.json').write_text(json.dumps({
+            'config': vars(cfg), 'step': step or cfg.max_iters, 'tokens_seen': seen, 'languages': languages,
+            'non_embedding_parameters': 12 * cfg.n_layer * cfg.n_embd ** 2}))
     if len(names) < 2:
         return
     found, clones = {'languages': names}, cfg.languages[0][1] == cfg.languages[1][1]
     if clones:
-        bins = [{'from': n, 'below': 10 * n or 1, 'subwords': 9, 'mean': share} for n, share in zip((0, 1, 10, 100), (0, 0.1, 0.2, 0.4))]
-        found['embeddings'] = {table: {'mean': 0.2, 'all_pairs': 0.1, 'subwords': 36, 'by_frequency': bins} for table in ('input', 'output')}
+        bins = [{'from': n, 'below': 10 * n or 1, 'subwords': 9, 'mean': n / 200} for n in (0, 1, 10, 100)]
+        found['embeddings'] = dict.fromkeys(('input', 'output'), {'mean': 0.2, 'all_pairs': 0.1, 'by_frequency': bins})
     if cfg.model == 'gpt':
-        found |= {'sequences': 5, 'hidden_states': {'position' if clones else 'matching': [inside] * cfg.n_layer},
-                  'gradients': {'blocks': {kind: rng.uniform(-1, 1, cfg.n_layer).tolist() for kind in ('ln_1.weight', 'mlp.c_fc.weight')},
-                                'others': {'wte.weight': 0.0, 'wpe.weight': 0.1, 'lm_head.weight': 0.0}, 'macro_average': 0.25}}
-        (folder / 'glue.json').write_text(json.dumps({'languages': names, 'tasks': {'sst2': {
-            'majority': 0.5, 'steps': 3, **{name: {'accuracy': 0.8} for name in names}}}, 'mean_accuracy': dict.fromkeys(names, 0.8)}))
-        (folder / 'matching.json').write_text(json.dumps({'languages': names, 'line': 1, 'tokens': [['a', 'b'], ['c']], 'pairs': [[0, 0], [1, 5]]}))
+        kinds = ('position', 'control', 'matching', 'net') if clones else ('matching', 'control_matching', 'net')
+        rng = np.random.default_rng(0)
+        blocks = {kind: rng.uniform(-1, 1, cfg.n_layer).tolist() for kind in ('ln_1.weight', 'mlp.c_fc.weight')}
+        found |= {'hidden_states': {kind: [inside] * cfg.n_layer for kind in kinds},
+                  'retrieval': {'tokens': {'share': [0.1] * cfg.n_layer, 'chance': 0.01}},
+                  'gradients': {'blocks': blocks, 'others': {'wte.weight': 0.0}, 'macro_average': 0.25}}
+        metrics = {'majority': 0.5, 'steps': 3, **{name: {'accuracy': 0.8} for name in names}}
+        (folder / 'glue.json').write_text(json.dumps({
+            'languages': names, 'tasks': {'sst2': metrics}, 'mean_accuracy': dict.fromkeys(names, 0.8)}))
+        (folder / 'matching.json').write_text(json.dumps({
+            'languages': names, 'line': 1, 'tokens': [['a$b$', 'b'], ['c']], 'pairs': [[0, 0], [1, 5]]}))
     (folder / 'alignment.json').write_text(json.dumps(found))
 
 
 def make_report(*command):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('sys.argv', ['analyze.py', 'report', *command])
-        analyze.main()
+    analyze.main(['report', *command])
 
 
 @pytest.fixture(scope='session')
@@ -607,7 +784,7 @@ def everything(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_runs()
-        make_report(*runs_of_study())
+        make_report(*runs_of_study(), '--tokens=1e6')
     return folder
 
 
@@ -622,181 +799,217 @@ def runs_of_study():
 
 
 def write_runs():
-    clones, real = {'languages': [('EN1', 'en'), ('EN2', 'en')]}, {'languages': [('EN', 'en'), ('FR', 'fr')], 'corpora': {'en': 'e', 'fr': 'f'}}
-    half, most = [(0.0, (0.5, 0.5))], [(0.0, (0.9, 0.1))]
-    for corpus in ('en', 'fr'):
-        for share in (1, 5, 10):
-            write_run(f'mono_{corpus}_{share}', 100_000 * share, languages=[(corpus.upper(), corpus)], corpora={corpus: 'x'})
-            write_run(f'mono_{corpus}_{share}_wide', 100_000 * share, languages=[(corpus.upper(), corpus)], corpora={corpus: 'x'}, n_embd=64)
-    for kind, languages, vocab in (('cloned', clones, 'disjoint'), ('real', real, 'anchored'), ('real', real, 'disjoint')):
-        for name, schedule, teff in (('50_50', half, (0.89, 0.9)), ('90_10', most, (1.0, 2.08))):
-            name = f'{kind}_{vocab}_{name}'
-            write_run(name, teff=teff, schedule=schedule, vocab=vocab, **languages)
-            if vocab == 'anchored' or kind == 'cloned':
-                write_run(f'{name}_2x', 2_000_000, teff=(0.4, 0.5), schedule=schedule, vocab=vocab, **languages)
-                for tokens in (1_000_000, 2_000_000):
-                    write_run(f'{name}_wide_{tokens}', tokens, teff=(0.45, 0.45), schedule=schedule, vocab=vocab, n_embd=64, **languages)
+    for size in (PAPERS_SIZE, {'n_layer': 2, 'n_embd': 64}):
+        name = f'_{size["n_embd"]}'
+        for corpus in ('en', 'fr'):
+            for share in (1, 5, 10):
+                write_run(f'mono_{corpus}_{share}{name}', 100_000 * share, languages=[(corpus.upper(), corpus)],
+                          corpora={corpus: 'x'}, **size)
+        for kind, languages, vocab in (('cloned', CLONED, 'disjoint'), ('real', REAL, 'anchored')):
+            for ratio, schedule, teff in (('50_50', HALF, (0.89, 0.9)), ('90_10', MOST, (1.0, 2.08))):
+                for double in (1, 2):
+                    write_run(f'{kind}_{vocab}_{ratio}{name}' + '_2x' * (double > 1), 1_000_000 * double, schedule=schedule,
+                              teff=[gain / double for gain in teff], vocab=vocab, **languages, **size)
+    for ratio, schedule in (('50_50', HALF), ('90_10', MOST)):
+        write_run(f'real_disjoint_{ratio}', teff=(0.9, 0.9), schedule=schedule, **REAL, **PAPERS_SIZE)
+        write_run(f'w2v_{ratio}', schedule=schedule, model='word2vec', **CLONED)
     for seed, teff, inside in ((1, (0.93, 0.9), 0.7), (2, (0.82, 0.9), 0.6)):
-        write_run(f'cloned_disjoint_50_50_seed_{seed}', teff=teff, inside=inside, schedule=half, seed=seed, **clones)
-    write_run('orders', teff=(0.83, 1.18), schedule=[(0.0, (0.9, 0.1)), (0.5, (0.1, 0.9))], **clones)
-    write_run('anchors_50', teff=(1.1, 1.2), schedule=half, anchor_frac=0.5, **clones)
-    for name, schedule in (('w2v_50', half), ('w2v_90', most)):
-        write_run(name, schedule=schedule, model='word2vec', **clones)
+        write_run(f'cloned_50_50_seed_{seed}', teff=teff, inside=inside, schedule=HALF, seed=seed, **CLONED, **PAPERS_SIZE)
+    write_run('bfloat16', teff=(0.5, 0.5), schedule=HALF, dtype='bfloat16', **CLONED, **PAPERS_SIZE)  # no seed of these
+    write_run('orders', teff=(0.83, 1.18), schedule=[(0.0, (0.9, 0.1)), (0.5, (0.1, 0.9))], **CLONED, **PAPERS_SIZE)
+    write_run('anchors_50', teff=(1.1, 1.2), schedule=HALF, anchor_frac=0.5, **CLONED, **PAPERS_SIZE)
+    write_run('step_matched', 100_000, teff=[1.5], batch_size=1, warmup_iters=5, **PAPERS_SIZE)
+    for vocab, exposure in ((384, 5000), (512, 3000)):  # test texts of their own
+        other = {'text': str(vocab), 'vocab_size': vocab, 'exposure': exposure}
+        for share in (1, 5, 10):
+            write_run(f'mono_{share}_v{vocab}', 100_000 * share, **other)
+        write_run(f'step_matched_v{vocab}', 100_000, teff=[1.2], batch_size=1, **other)
+        write_run(f'cloned_90_10_v{vocab}', teff=(1.0, 1.5), schedule=MOST, **CLONED, **other)
+    for step, share in ((250, 0.25), (500, 0.5)):
+        write_run(f'cloned_90_10_v384/step_{step:06}', int(share * 1e6), teff=(1, 3), inside=share, schedule=MOST,
+                  step=step, text='384', exposure=5000, **CLONED)
 
 
-def csv_of(name):
-    with open(f'report/{name}.csv', newline='') as f:
+def csv_of(name, folder='report'):
+    with open(f'{folder}/{name}.csv', newline='') as f:
         return list(csv.DictReader(f))
 
 
-def test_report_draws_every_figure_and_fills_every_table_from_results_alone(study):
-    for name, title, *_ in analyze.FIGURES:
-        assert Path(f'report/{name}.png').read_bytes().startswith(b'\x89PNG') and Path(f'report/{name}.pdf').read_bytes().startswith(b'%PDF'), title
-    assert 'missing' not in Path('report/report.md').read_text()
-    rows = {(row['run'], row['language']): row for row in csv_of('table1_cloned')}
-    assert float(rows['cloned_disjoint_90_10', 'EN2']['TEff']) == pytest.approx(2.08, abs=1e-4)
-    assert float(rows['cloned_disjoint_50_50', 'EN1']['TEff']) == pytest.approx(0.89, abs=1e-4)
-    for language, where, ppl, teff in (('EN1', 'Table 1, row 5', '22.5', '1.00'), ('EN2', 'Table 1, row 5', '32.8', '2.08')):
-        row = rows['cloned_disjoint_90_10', language]
-        assert (row["paper's"], row['its PPL'], row['its TEff']) == (where, ppl, teff)
-    assert rows['cloned_disjoint_50_50_2x', 'EN1']['its TEff'] == '0.73' and rows['anchors_50', 'EN1']["paper's"] == ''
-    rows = {(row['run'], row['language']): row for row in csv_of('table3_real')}
-    assert rows['real_anchored_90_10', 'FR']['its TEff'] == '1.27' and rows['real_disjoint_90_10', 'FR']['its TEff'] == '1.05'
-    assert rows['mono_fr_1', 'FR']['its PPL'] == '34.1' and ('cloned_disjoint_50_50', 'EN1') not in rows
-    assert {row['its gradients'] for row in csv_of('gradients') if row['run'] == 'real_anchored_50_50'} == {'0.17'}
-    assert sum(row['run'] == "paper's Table 4" for row in csv_of('table2_4_hidden_states')) == 6  # two of the runs have another width
-    assert len(csv_of('glue')) == len([name for name in runs_of_study() if 'w2v' not in name and 'mono' not in name])
+def test_report_draws_every_figure_from_results_alone(study):
+    for figure in FIGURES:
+        for kind, start in (('png', b'\x89PNG'), ('pdf', b'%PDF')):
+            assert Path(f'report/{figure["figure"]}.{kind}').read_bytes().startswith(start), figure['title']
+    assert '--plan' not in Path('report/report.md').read_text()
 
 
-def test_report_gives_mean_and_range_of_what_was_run_with_several_seeds(study):
-    rows = {row['measure']: row for row in csv_of('seeds')}
-    assert {row['run'] for row in csv_of('seeds')} == {'cloned_disjoint_50_50'} and len(rows) == len(csv_of('seeds'))
-    for measure, seeds in (('TEff EN1', (0.89, 0.93, 0.82)), ('hidden states', (0.5, 0.7, 0.6))):
-        mean, lowest, highest = (float(rows[measure][column]) for column in ('mean', 'lowest', 'highest'))
-        assert rows[measure]['seeds'] == '3' and (lowest, highest) == pytest.approx((min(seeds), max(seeds)), abs=1e-4)
-        assert mean == pytest.approx(sum(seeds) / 3, abs=1e-4)
+def test_tables_have_ours_and_the_papers_beside_runs_of_its_size_and_data(study):
+    rows = {(row['run'], row['language']): row for row in csv_of('table1_3_ppl')}
+    rare = rows['cloned_disjoint_90_10_768', 'EN2']
+    assert float(rare['teff']) == pytest.approx(2.08, abs=1e-4) and float(rare['tau']) == pytest.approx(0.12, abs=1e-3)
+    assert (rare["paper's"], rare['its ppl'], rare['its teff']) == ('Table 1, row 5', '32.8', '2.08')
+    assert float(rare['step_ppl']) == pytest.approx(known_ppl(150_000), rel=1e-5) and float(rare['gain']) > 0
+    assert rows['step_matched', 'EN']['remark'].endswith('step-matched')
+    assert rows['cloned_disjoint_50_50_768_2x', 'EN1']['its teff'] == '0.73'
+    assert rows['real_anchored_90_10_768', 'FR']['its teff'] == '1.27' and rows['mono_fr_1_768', 'FR']['its ppl'] == '34.1'
+    assert all(not row["paper's"] for (run, _), row in rows.items() if '_64' in run or '_v' in run)
+    assert rows['cloned_90_10_v384', 'EN2']['exposure'] == '500'
+    hidden = {(row['run'], row['measure']): row for row in csv_of('table2_4_hidden_states')}
+    assert hidden["paper's Table 2", 'hidden_states.position']['layer 12'] in ('-0.21', '0.11')
+    assert hidden["paper's Table 4", 'hidden_states.matching'] and ("paper's Table 2", 'hidden_states.net') not in hidden
+    assert {row['its gradients.macro_average'] for row in csv_of('alignment') if row['run'] == 'real_anchored_50_50_768'} == {'0.17'}
+    assert len(csv_of('glue')) == 3 * len([name for name in runs_of_study() if Path(name, 'glue.json').exists()])
+
+
+def test_mean_and_range_are_over_seeds_of_one_precision_to_six_digits(study):
+    rows = {(row['language'], row['measure']): row for row in csv_of('seeds')}
+    assert {row['run'] for row in csv_of('seeds')} == {'cloned_disjoint_50_50_768'}  # without bfloat16
+    for key, seeds in ((('EN1', 'teff'), (0.89, 0.93, 0.82)), (('', 'hidden_states.net.mean'), (0.5, 0.7, 0.6))):
+        mean, lowest, highest = (float(rows[key][column]) for column in ('value', 'lowest', 'highest'))
+        assert rows[key]['seeds'] == '3' and (lowest, highest) == pytest.approx((min(seeds), max(seeds)), abs=1e-4)
+        assert mean == pytest.approx(sum(seeds) / 3, abs=1e-4) and len(rows[key]['value'].lstrip('0.')) <= 6
     text = Path('report/report.md').read_text()
-    assert '| 0.88 (0.82 to 0.93) / 0.90 (0.90 to 0.90) | Table 1, row 4 |' in text and 'cloned_disjoint_50_50_seed_1 |' not in text.split('## Similarity of gradients')[0]
-    assert ' 0.60 0.60 |' in text  # hidden states
-    assert [row['run'] for row in csv_of('table1_cloned')].count('cloned_disjoint_50_50_seed_1') == 2  # in the csv nothing is left out
+    assert '| 0.88 (0.82 to 0.93) |' in text and 'cloned_50_50_seed_1 |' not in text
+    assert 'cloned_50_50_seed_1' in {row['run'] for row in csv_of('table1_3_ppl')}  # in the csv nothing is left out
 
 
-def test_report_adds_up_training_time_over_interruptions(study, tmp_path):
+def test_without_agreement_or_tokens_it_is_said_that_totals_differ(study):
+    runs = ['out/cloned_disjoint_50_50_768', 'out/cloned_disjoint_50_50_768_2x', 'out/cloned_disjoint_90_10_768']
+    make_report(*runs, '--out=differ')
+    text = Path('differ/report.md').read_text()
+    assert 'multilingual runs read 1,000,000 or 2,000,000 tokens' in text and 'Table 1' not in text.split('## ')[2]
+    make_report(runs[0], runs[2], '--out=agree')
+    assert 'all data are 1,000,000' in Path('agree/report.md').read_text()
+    assert csv_of('table1_3_ppl', 'agree')[0]["paper's"] == 'Table 1, row 4'
+
+
+def test_time_is_added_up_over_interruptions_a_row_a_run(study, tmp_path):
     shutil.copytree('out', tmp_path / 'out')
-    speed = '{"step": 400, "tokens_per_second": 1000, "seconds": 1}\n{"step": 1000, "tokens_per_second": 6000, "seconds": 9999}\n'
-    for name in ('orders', 'anchors_50'):
-        (tmp_path / 'out' / name / 'speed.jsonl').write_text(speed)
-    make_report(*(str(tmp_path / 'out' / name) for name in ('orders', 'anchors_50', 'mono_en_1')), '--out=timed')
-    with open('timed/time.csv', newline='') as f:
-        rows = list(csv.DictReader(f))
-    assert [(row['run'], float(row['minutes']), int(row['tokens'])) for row in rows] == [
-        ('orders', pytest.approx(500 / 60, rel=1e-5), 10 ** 6), ('anchors_50', pytest.approx(500 / 60, rel=1e-5), 10 ** 6),
-        ('all 2', pytest.approx(1000 / 60, rel=1e-5), 2 * 10 ** 6)]
-    (tmp_path / 'out' / 'orders' / 'speed.jsonl').write_text('{"step": 3}\n')
-    make_report(str(tmp_path / 'out' / 'orders'), '--out=damaged')
-    assert 'no training time: ' in Path('damaged/report.md').read_text() and not Path('damaged/time.csv').exists()
+    speed = ('{"step": 400, "tokens_per_second": 1000, "seconds": 1}\n'
+             '{"step": 1000, "tokens_per_second": 6000, "seconds": 9999}\n')
+    folders = [tmp_path / 'out' / name for name in ('orders', 'anchors_50', 'mono_en_1_64')]
+    for folder in folders[:2]:
+        (folder / 'speed.jsonl').write_text(speed)
+    make_report(*map(str, folders), '--out=timed')
+    rows = csv_of('time', 'timed')
+    assert [(row['run'], float(row['minutes']), float(row['speed'])) for row in rows] == [
+        (name, pytest.approx(500 / 60, rel=1e-5), 2000) for name in ('orders', 'anchors_50')]
+    (folders[0] / 'speed.jsonl').write_text('{"step": 3}\n')
+    make_report(*map(str, folders[:2]), '--out=damaged')
+    assert 'left out: ' in Path('damaged/report.md').read_text()
 
 
-def test_report_html_needs_no_other_file_and_markdown_links_to_files_that_exist(study):
-    text, html = (Path(f'report/report.{kind}').read_text() for kind in ('md', 'html'))
-    assert html.count('<img') == len(analyze.FIGURES) == len(re.findall(r'src="data:image/png;base64,', html))
-    assert not re.search(r'<script|<link|https?://|url\(', html)
+def test_html_needs_no_other_file_and_markdown_links_to_files_that_exist(study):
+    text, page = (Path(f'report/report.{kind}').read_text() for kind in ('md', 'html'))
+    assert page.count('<img') == len(FIGURES) == page.count('src="data:image/png;base64,')
+    assert not re.search(r'<script|<link|https?://|url\(', page)
     links = re.findall(r'\]\((.+?)\)', text)
-    assert len(links) > 2 * len(analyze.FIGURES) and all((Path('report') / link).is_file() for link in links)
+    assert len(links) > 2 * len(FIGURES) and all((Path('report') / link).is_file() for link in links)
 
 
 def test_report_twice_is_the_same_bytes(study):
-    make_report(*runs_of_study(), '--out=again')
+    make_report(*runs_of_study(), '--tokens=1e6', '--out=again')
     first, again = ({path.name: path.read_bytes() for path in Path(folder).iterdir()} for folder in ('report', 'again'))
-    assert first == again and len(first) == 2 * len(analyze.FIGURES) + 7 + 2
+    assert first == again and len(first) == 2 * len(FIGURES) + 6 + 2
 
 
-def test_report_lists_what_is_missing_with_commands_whose_configs_exist(study):
-    make_report('out/cloned_disjoint_50_50', '--out=one')
+def test_exposure_and_time_are_of_the_rare_clone_beside_its_step_matched_run(study):
+    found = analyze.gather(runs_of_study(), SimpleNamespace(tokens=1e6, mix_recipes=False))
+    gains = {row['run']: row['exposure'] for row in found.grouped
+             if row['measure'] == 'gain' and {'last', '90/10'} <= row['tags']}
+    assert gains['cloned_90_10_v384'] == 500 and gains['cloned_90_10_v512'] == 300
+    ppl = [(row['seen'], row['run']) for row in found.steps if row['measure'] == 'ppl' and row['language'] == 'EN2']
+    assert sorted(ppl) == [(tokens, 'cloned_90_10_v384') for tokens in (25_000, 50_000, 100_000)]
+    net = [row['value'] for row in found.steps if row['measure'] == 'hidden_states.net.mean']
+    assert net == pytest.approx([0.25, 0.5, 0.5])
+
+
+def test_report_lists_the_plans_of_what_is_missing(study):
+    make_report('out/cloned_disjoint_50_50_768', '--out=one')
     text = Path('one/report.md').read_text()
-    assert 'no TEff: gpt-2x32 on en: there is no monolingual run' in text
-    commands = [line for line in text.splitlines() if line.startswith('for ')]
-    assert len(commands) > 10
-    for command in commands:
-        assert subprocess.run(['bash', '-n', '-c', command]).returncode == 0
-        loop = re.match(r'for c in (.+?); do python train.py config/\$c.py(.*?)( &&|; done)', command)
-        for name in loop[1].split() if loop else re.findall(r'config/(\w+).py', command):
-            overrides = loop[2].replace('${c}', name).split() if loop else []
-            config.load([str(ROOT / 'config' / f'{name}.py'), *overrides])
+    assert 'monolingual runs of gpt-12x768 on en: a law takes at least three amounts' in text
+    plans = re.findall(r'`python analyze.py report --plan (\w+)`', text)
+    assert {'fig01', 'fig05', 'schedules', 'exposure'} <= set(plans) and len(plans) > 10
 
 
 def test_report_leaves_out_what_has_no_results_and_says_what_to_run(study, tmp_path, monkeypatch):
-    shutil.copytree('out/mono_en_1', tmp_path / 'whole')
-    shutil.copytree('out/mono_en_1', tmp_path / 'damaged')
+    shutil.copytree('out/mono_en_1_64', tmp_path / 'whole')
+    shutil.copytree('out/mono_en_1_64', tmp_path / 'damaged')
     monkeypatch.chdir(tmp_path)
     Path('empty').mkdir()
-    with pytest.raises(UserError, match='none of these folders is a run with results: python train.py'):
+    with pytest.raises(UserError, match='none of these folders is a run with results'):
         make_report('empty')
     Path('damaged/results.json').write_text('{')
     Path('untrained').mkdir()
     shutil.copy('whole/config.json', 'untrained')
     make_report('empty', 'untrained', 'damaged', 'whole', '--out=.')
     text = Path('report.md').read_text()
-    for says in ('empty is not a run', 'untrained has no checkpoint yet: python train.py', 'damaged/results.json is damaged: python analyze.py ppl damaged'):
-        assert f'left out: {says}' in text
-    assert '1 runs' in text and Path('table1_cloned.csv').exists() is False
+    for says in ('empty is not a run', 'untrained has no checkpoint yet',
+                 'damaged/results.json cannot be read', 'python analyze.py ppl damaged writes it again'):
+        assert says in text
+    assert '# Language imbalance: 1 runs' in text
 
 
-def test_plan_run_line_by_line_fills_the_table(alone, capsys, documents):
-    """The whole English-French table, at the smallest size: 1/200 of the steps, of 4 sequences of 8 tokens."""
-    Path('fr').mkdir()
-    for i, text in enumerate(documents):
-        Path(f'fr/{i:02}.txt').write_text(text.swapcase())
-    tiny = ('--n_layer=1 --n_embd=8 --n_head=1 --block_size=8 --batch_size=4 --vocab_size=400 --warmup_iters=0 --eval_iters=1 --test_frac=0.05 '
-            '--device=cpu --num_workers=1')
-    plan = ['report', '--plan=table3', '--scale=0.005', f'--options={tiny}']
-    make_report(*plan[1:])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20 == len(set(lines)) and all(line.startswith('python train.py') for line in lines)
-    for line in lines:
-        train_command, ppl_command = (part.split() for part in line.split(' && '))
-        corpora = {c: f'{folder}/*.txt' for c, folder in (('en', 'text'), ('fr', 'fr')) if f"'{c}':" in Path(train_command[2]).read_text()}
-        with pytest.MonkeyPatch.context() as patch:
-            train.main(config.load([*train_command[2:], f'--corpora={corpora}']))
-            patch.setattr('sys.argv', [*ppl_command[1:], '--stride=8', '--batch_size=1000'])
-            analyze.main()
-    capsys.readouterr()
-    make_report(*plan[1:])
-    assert not capsys.readouterr().out  # nothing is left to do
-    make_report(*runs_of_study())
-    with open('report/table3_real.csv', newline='') as f:
-        found = list(csv.DictReader(f))
-    assert {row["paper's"] for row in found} == {f'Table 1, row {row}' for row in (1, 2, 3)} | {f'Table 3, row {row}' for row in range(4, 21)}
-    assert len(found) == 6 + 2 * 14
+# ---- plan
+
+@pytest.fixture
+def plan(alone, monkeypatch):
+    """A table of runs of one's own -> the lines that --plan prints."""
+    for name in ('default.py', 'cloned_90_10.py'):
+        shutil.copy(ROOT / 'config' / name, name)
+    monkeypatch.setattr(config, 'DEFAULT', Path('default.py'))
+    clones = {'languages': CLONES['languages'], 'schedule': HALF, 'dataset': 'clones'}
+    table = [['run', 'config', 'overrides', 'measure', 'plans'],
+             ['a', 'default.py', shlex.join(arguments()), 'ppl --stride=8', 'table1 fig09_scaling'],
+             ['b', 'cloned_90_10.py default.py', shlex.join(arguments(**clones)),
+              'ppl; alignment --sequences=$N', 'fig09_scaling']]
+    with open('runs.csv', 'w', newline='') as f:
+        csv.writer(f).writerows(table)
+
+    def lines(capsys, *options):
+        make_report(*options)
+        return capsys.readouterr().out.splitlines()
+    return lines
 
 
-def test_plan_resumes_what_was_interrupted_and_leaves_out_what_is_done(study, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for name, file in (('cloned_50_50', 'ckpt.pt'), ('cloned_90_10', 'results.json')):
-        Path('out', name).mkdir(parents=True)
-        shutil.copy(study / 'out' / 'mono_en_1' / 'results.json', Path('out', name, file))
-    make_report('--plan=table1')
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 12 and not any('cloned_90_10.py' in line for line in lines)
-    assert [line.endswith('cloned_50_50.py --resume && python analyze.py ppl out/cloned_50_50') for line in lines].count(True) == 1
+def test_plan_prints_a_shell_line_for_every_run_of_a_plan_or_of_its_beginning(plan, capsys):
+    lines = plan(capsys, '--plan=fig09')
+    assert len(lines) == 2 and [line.count(' && ') for line in lines] == [1, 2]
+    assert lines[0].startswith('python train.py default.py --out_dir=out/a --dataset=tiny ')
+    assert lines[0].endswith(' && python analyze.py ppl out/a --stride=8')
+    assert lines[1].endswith(' && python analyze.py ppl out/b && python analyze.py alignment out/b --sequences=$N')
     assert all(subprocess.run(['bash', '-n', '-c', line]).returncode == 0 for line in lines)
+    assert len(plan(capsys, '--plan=table1')) == 1
+    with pytest.raises(UserError, match='the plans are fig09_scaling, table1'):
+        make_report('--plan=fig0')
 
 
-def test_study_is_redrawn_from_its_committed_results_and_the_readme_shows_it(tmp_path, monkeypatch):
+def test_plan_run_line_by_line_leaves_nothing_to_do_but_at_its_own_scale(plan, capsys):
+    small = ['--plan=table1', '--scale=0.5', '--options=--n_layer=1 --eval_iters=1']
+    line, = plan(capsys, *small)
+    assert '--n_layer=1' in line and '--max_iters=6 --warmup_iters=1 ' in line
+    train_command, ppl_command = (shlex.split(part) for part in line.split(' && '))
+    train.main(config.load(train_command[2:]))
+    capsys.readouterr()
+    assert plan(capsys, *small) == [line]  # trained, not measured
+    analyze.main([*ppl_command[2:], '--device=cpu'])
+    capsys.readouterr()
+    assert plan(capsys, *small) == []
+    assert len(plan(capsys, '--plan=table1')) == 1  # the whole run is another
+
+
+def test_jobs_run_side_by_side_on_a_thread_each_and_the_first_failure_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    meet = 'touch {0} && while [ ! -e {1} ]; do sleep 0.01; done && echo $OMP_NUM_THREADS > {0}'
+    analyze.run_side_by_side([meet.format('a', 'b'), meet.format('b', 'a')], 2)  # waits for the other
+    assert Path('a').read_text() == Path('b').read_text() == '1\n'
+    with pytest.raises(UserError, match='^echo why >&2; false: why$'):
+        analyze.run_side_by_side(['true', 'echo why >&2; false', 'sleep 0.1; touch later'], 1)
+
+
+def test_committed_results_of_the_study_can_still_be_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    committed = ROOT / 'config' / 'study' / 'results'
-    runs = sorted(path for path in committed.iterdir() if path.is_dir())
-    assert {path.name for path in runs} == {path.stem for path in (ROOT / 'config' / 'study').glob('*.py')}  # every run that there is
-    make_report(*(str(run.relative_to(ROOT)) for run in runs), f'--out={tmp_path}')
-    tables = [name for name, *_ in analyze.TABLES if (tmp_path / f'{name}.csv').exists()]
-    assert tables and all((committed / f'{name}.csv').read_bytes() == (tmp_path / f'{name}.csv').read_bytes() for name in tables)
-    page, readme = (tmp_path / 'report.md').read_text(), (ROOT / 'README.md').read_text()
-    for title in ('Table 1: cloned languages', 'Table 3: real languages', 'Tables 2 and 4: similarity of hidden states'):
-        table = page.split(f'## {title}\n\n')[1].split('\n\n')[0]
-        assert table in readme, title
-    with open(committed / 'table1_cloned.csv') as f:
-        rows = list(csv.DictReader(f))
-    page_rows = re.findall(r'^\| (\w+) \|' + r'[^|]*\|' * 3 + r' ([\d./* ]+) \|', page.partition('## Table 3')[0], re.M)  # no ranges
-    assert len(page_rows) > 20
-    for run, teff in page_rows:  # a star for each language that the csv calls extrapolated
-        assert [cell.endswith('*') for cell in teff.split(' / ')] == [row['extrapolated'] == 'yes' for row in rows if row['run'] == run], run
+    runs = sorted(str(path) for path in (ROOT / 'config' / 'study' / 'results').iterdir() if path.is_dir())
+    if not runs:
+        pytest.skip('no committed results')
+    make_report(*runs, f'--out={tmp_path}')
+    assert len(csv_of('table1_3_ppl', tmp_path)) >= len(runs) / 2

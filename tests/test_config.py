@@ -1,8 +1,10 @@
-"""config: settings, their overrides, and what the shipped configs promise."""
+"""config: settings and their overrides, the shipped configs, the table of runs, the paper's figures."""
 import ast
 import csv
+import functools
 import re
-from pathlib import Path
+import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,45 +15,52 @@ import analyze
 import config
 import train
 from config import UserError
-from data_prep import check_languages, marginals
+from data_prep import check_languages, data_settings, marginals
 
-CONFIGS = sorted(p for p in (ROOT / 'config').rglob('*.py') if p.name not in ('__init__.py', 'default.py'))
+NO_RUNS = '__init__.py', 'default.py'
+CONFIGS = sorted(p for p in (ROOT / 'config').rglob('*.py') if p.name not in NO_RUNS)
+ALL_DATA = 18265 * 128 * 512  # tokens: the paper's 1.2B
+PAPER = ROOT.parent / 'shared' / 'paper'
 
 
-def test_command_line_overrides_config_file_overrides_default(tmp_path):
-    file = tmp_path / 'c.py'
-    file.write_text('n_layer = 3\nn_head = 5\n')
-    cfg = config.load([str(file), '--n_head=7', '--learning_rate=1', '--resume', '--dataset=2024', "--corpora={'a': 'b'}", '--compile=False'])
-    assert (cfg.n_layer, cfg.n_head, cfg.n_embd) == (3, 7, 768)
-    assert (cfg.learning_rate, cfg.resume, cfg.dataset, cfg.corpora, cfg.compile) == (1.0, True, '2024', {'a': 'b'}, False)
-    assert type(cfg.learning_rate) is float
+def test_later_arguments_override_earlier_ones(tmp_path):
+    (tmp_path / 'a.py').write_text('n_layer = 3\nn_head = 5\n')
+    (tmp_path / 'b.py').write_text('n_head = 6\nn_embd = 96\n')
+    files = [str(tmp_path / 'a.py'), str(tmp_path / 'b.py')]
+    cfg = config.load([*files, '--n_embd=64', '--learning_rate=1', '--resume', '--dataset=2024',
+                       "--corpora={'a': 'b'}", '--compile=False'])
+    assert (cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size) == (3, 6, 64, 512)
+    assert (cfg.resume, cfg.dataset, cfg.corpora, cfg.compile) == (True, '2024', {'a': 'b'}, False)
+    assert cfg.learning_rate == 1.0 and type(cfg.learning_rate) is float
+    assert config.load(['--n_embd=64', files[1]]).n_embd == 96
+    assert config.load(['--compile=True', '--compile=auto']).compile == 'auto'
 
 
 @pytest.mark.parametrize('argument, says', [
-    ('--n_layers=3', "did you mean 'n_layer'"),
-    ('--n_layer=three', 'n_layer must be of type int'),
+    ('--n_layers=3', "unknown setting 'n_layers', did you mean 'n_layer'"),
+    ('--n_layer=three', "n_layer must be of type int, like 12, not 'three'"),
     ('--n_layer=3.0', 'n_layer must be of type int'),
     ('--languages=EN', 'languages must be of type list'),
-    ('--learning_rate=-1', 'from 0 on'),
-    ('--learning_rate=1e999', 'from 0 on'),
+    ('--learning_rate=-1', 'learning_rate must be between 0 and'),
+    ('--learning_rate=1e999', 'learning_rate must be between 0 and'),
     ('no/such/config.py', 'no/such/config.py cannot be read'),
-    ("--corpora={'en': 'a', 'en': 'b'}", "'en' is there twice"),
 ])
 def test_bad_setting_is_refused_by_name(argument, says):
     with pytest.raises(UserError, match=says):
         config.load([argument])
 
 
-def test_broken_config_file_is_one_line(tmp_path):
+def test_broken_config_file_is_one_line_unless_debug_asks_for_the_traceback(tmp_path):
     (tmp_path / 'c.py').write_text('n_layer = = 3\n')
     result = script('train.py', tmp_path / 'c.py')
     assert result.status == 1 and len(result.err.splitlines()) == 1 and 'SyntaxError' in result.err
+    assert 'Traceback' in script('train.py', tmp_path / 'c.py', DEBUG='1').err
 
 
-def test_two_corpora_of_one_name_in_a_config_file_are_refused(tmp_path):
-    (tmp_path / 'c.py').write_text("corpora = {'en': 'a/*.txt',\n           'en': 'b/*.txt'}\n")
-    with pytest.raises(UserError, match="c.py: 'en' is there twice"):
-        config.load([str(tmp_path / 'c.py')])
+def test_a_run_of_before_has_todays_defaults_for_new_settings_and_no_use_for_old_ones():
+    assert config.restored({'n_layer': 3, 'gone': 1}, 'config.json') == config.load(['--n_layer=3'])
+    with pytest.raises(UserError, match='config.json: n_layer'):
+        config.restored({'n_layer': 'three'}, 'config.json')
 
 
 @pytest.mark.parametrize('program', ['train.py', 'data_prep.py'])
@@ -59,129 +68,165 @@ def test_help_names_every_setting_with_its_default(program):
     result = script(program, '--help')
     assert result.status == 0
     for key, default in config.settings(config.DEFAULT).items():
-        assert f'--{key} = ' in result.out
-        assert repr(default) in result.out or str(default) in result.out or f'{default:.0e}'.replace('e-0', 'e-') in result.out
-
-
-def test_the_readmes_table_has_every_setting_with_its_default_and_remark():
-    readme = (ROOT / 'README.md').read_text().replace('\\|', '|')
-    remarks = re.findall(r'^(\w+) = .*?  +# (.*)$', config.DEFAULT.read_text(), re.M)
-    for key, default in config.settings(config.DEFAULT).items():
-        assert re.search(rf'^\| `{key}` \| `(.+?)` \|', readme, re.M), key
-        assert ast.literal_eval(re.search(rf'^\| `{key}` \| `(.+?)` \|', readme, re.M)[1]) == default, key
-    assert len(remarks) > 30 and all(f'` | {remark}' in readme for _, remark in remarks)
+        shown = re.search(rf'^ *--{key} = ([^#\n]*)', result.out, re.M)
+        assert shown and ast.literal_eval(shown[1].strip()) == default, key
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'config')))
 def test_shipped_config_loads_and_makes_sense(path):
     check_languages(config.load([str(path)]))
     lines = path.read_text().splitlines()
-    assert lines[0].startswith('# ') and len(lines) < 15
+    assert lines[0].startswith('# ') and len(lines) < 20
 
 
-# Table 1 of the paper: row -> tokens in billions, p(language) over the whole run
-TABLE_1 = {1: (1.2, [1]), 2: (0.6, [1]), 3: (0.12, [1]), 4: (1.2, [.5, .5]), 5: (1.2, [.9, .1]), 6: (1.2, [.1] * 10), 7: (1.2, [.5] + [1 / 18] * 9),
-           8: (1.2, [.5, .5]), 9: (1.2, [.5, .5]), 10: (2.4, [.5, .5]), 11: (2.4, [.5, .5]), 12: (3.6, [.5, .5]), 13: (3.6, [.5, .5])}
+def table(name):
+    with open(ROOT / 'config' / name, newline='', encoding='utf-8') as f:
+        return [SimpleNamespace(**row) for row in csv.DictReader(f)]
 
 
-# Table 3: row -> tokens in billions, p(EN) and p(FR) over the whole run, vocabulary (a dash: of one language)
-TABLE_3 = {1: (1.2, [1], '-'), 2: (0.6, [1], '-'), 3: (0.12, [1], '-'), 4: (1.2, [1], '-'), 5: (0.6, [1], '-'), 6: (0.12, [1], '-'),
-           7: (1.2, [.5, .5], 'disjoint'), 8: (1.2, [.9, .1], 'disjoint'), 9: (1.2, [.1, .9], 'disjoint'), 10: (1.2, [.5, .5], 'disjoint'),
-           11: (1.2, [.5, .5], 'anchored'), 12: (1.2, [.9, .1], 'anchored'), 13: (1.2, [.1, .9], 'anchored'),
-           **{row: (1.2, [.5, .5], 'anchored') for row in (14, 15, 16)}, **{row: (2.4, [.5, .5], 'anchored') for row in (17, 18)},
-           **{row: (3.6, [.5, .5], 'anchored') for row in (19, 20)}}
+def setting(corpora, vocab, data, schedule, size):
+    return f'{corpora}, {vocab}, {float(data):g}, {schedule}, {size}'
 
 
-@pytest.mark.parametrize('table, row', [(1, row) for row in TABLE_1] + [(3, row) for row in TABLE_3])
-def test_every_row_of_the_papers_tables_is_one_config(table, row):
-    path, = [p for p in CONFIGS if re.search(rf'Table {table}, row {row}[:;]', p.read_text().split('\n')[0])]
-    cfg = config.load([str(path)])
-    tokens, p, *vocab = (TABLE_1 if table == 1 else TABLE_3)[row]
-    if table == 3:
-        assert [corpus for _, corpus in cfg.languages] == (['en', 'fr'] if len(p) == 2 else ['fr' if row > 3 else 'en'])
-        assert vocab == ['-'] or vocab == [cfg.vocab]
-    assert cfg.max_iters * cfg.batch_size * cfg.block_size == pytest.approx(tokens * 1e9, rel=0.005)
-    np.testing.assert_allclose(marginals(cfg.schedule), p, atol=1e-9)
-    assert (cfg.dataset, cfg.out_dir) == (path.stem, f'out/{path.stem}')
+@functools.cache
+def figures():
+    rows = table('paper.csv')
+    for row in rows:
+        row.setting = setting(row.corpora, row.vocab, row.data, row.schedule, row.size)
+    return rows
 
 
-def paper_rows():
-    with open(ROOT / 'config' / 'paper.csv', encoding='utf-8') as f:
-        return list(csv.DictReader(f))
+@functools.cache
+def runs():
+    rows = table('runs.csv')
+    for row in rows:
+        files = [str(ROOT / file) for file in row.config.split()]
+        row.cfg = cfg = config.load([*files, *shlex.split(row.overrides)])
+        row.plans = row.plans.split()
+        row.tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
+        of = analyze.columns_of(cfg, ALL_DATA)
+        row.setting = setting(*(of[key] for key in ('corpora', 'vocabulary', 'data', 'schedule', 'size')))
+    return rows
 
 
-def test_figures_of_the_paper_are_as_it_prints_them():
-    paper = ROOT.parent / 'shared' / 'paper' / 'language_imbalance_paper.txt'
-    if not paper.exists():
+def printed(source, row):
+    return [figure for figure in figures() if (figure.source, figure.row) == (source, str(row))]
+
+
+def run_of(source, row):
+    """The one run that remakes a row of the paper's tables."""
+    plan, wanted = source.lower().replace(' ', ''), printed(source, row)[0].setting
+    run, = [run for run in runs() if plan in run.plans and run.setting == wanted]
+    return run
+
+
+def test_every_run_has_its_own_name_settings_that_load_and_measures_that_exist():
+    names = [run.run for run in runs()]
+    assert len(set(names)) == len(names)
+    for run in runs():
+        check_languages(run.cfg)
+        commands = {measure.split()[0] for measure in run.measure.split(';')}
+        assert run.plans and commands <= {'ppl', 'alignment', 'matching', 'glue'}, run.run
+
+
+def test_runs_of_one_dataset_have_equal_data_settings_and_amounts():
+    first = {}
+    for run in runs():
+        other = first.setdefault(run.cfg.dataset, run)
+        assert data_settings(run.cfg) == data_settings(other.cfg), (run.run, other.run)
+        if 'hf:' in str(run.cfg.corpora):  # the hub is read as far as training needs
+            assert run.tokens == pytest.approx(other.tokens, rel=0.002), (run.run, other.run)
+
+
+# the rows of the paper's tables: billions of tokens; p(language) where it is not a half each
+TOKENS = {'Table 1': [1.2, 0.6, 0.12] + 6 * [1.2] + [2.4, 2.4, 3.6, 3.6],
+          'Table 3': 2 * [1.2, 0.6, 0.12] + 10 * [1.2] + [2.4, 2.4, 3.6, 3.6]}
+SHARES = {('Table 1', 5): [0.9, 0.1], ('Table 1', 6): [0.1] * 10, ('Table 1', 7): [0.5] + [1 / 18] * 9,
+          ('Table 3', 8): [0.9, 0.1], ('Table 3', 9): [0.1, 0.9],
+          ('Table 3', 12): [0.9, 0.1], ('Table 3', 13): [0.1, 0.9]}
+ROWS = [(source, row) for source in TOKENS for row in range(1, 1 + len(TOKENS[source]))
+        if source == 'Table 1' or row > 3]  # Table 3 begins with rows of Table 1
+
+
+@pytest.mark.parametrize('source, row', ROWS)
+def test_every_row_of_the_papers_tables_is_one_run(source, row):
+    run = run_of(source, row)
+    p = SHARES.get((source, row), [0.5, 0.5] if len(run.cfg.languages) > 1 else [1])
+    np.testing.assert_allclose(marginals(run.cfg.schedule), p, atol=1e-9)
+    assert run.tokens == pytest.approx(TOKENS[source][row - 1] * 1e9, rel=0.005)
+    if not run.overrides:  # a config of its own, which says so
+        assert run.config == f'config/{run.run}.py'
+        assert (run.cfg.dataset, run.cfg.out_dir) == (run.run, f'out/{run.run}')
+        assert re.search(f'{source}, row {row}[:;]', (ROOT / run.config).read_text().split('\n')[0])
+
+
+@pytest.mark.parametrize('size', ['4x512', '12x768', '24x1024'])
+@pytest.mark.parametrize('corpus', ['en', 'fr'])
+def test_the_law_of_every_size_has_runs_from_5_to_300_percent_of_the_tokens(corpus, size):
+    law = [run for run in runs() if 'fig05_laws' in run.plans
+           and run.setting.startswith(corpus + ', ') and run.setting.endswith(' ' + size)]
+    shares = sorted(run.tokens / ALL_DATA for run in law)
+    assert shares == pytest.approx([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5, 2, 3], rel=0.003)
+    assert {run.cfg.batch_size for run in law} == {256 if size == '24x1024' else 128}
+
+
+@pytest.mark.parametrize('plan, which, points', [
+    ('fig01_ratio', 'en en, disjoint', 6), ('fig06_embeddings', 'en en, disjoint', 6 + 6),
+    ('fig03_ratio_real', 'en fr, disjoint', 11), ('fig03_ratio_real', 'en fr, anchored', 11)])
+def test_a_sweep_has_the_papers_shares(plan, which, points):
+    assert sum(plan in run.plans and run.setting.startswith(which) for run in runs()) == points
+
+
+def test_every_figure_of_the_paper_has_a_run():
+    assert {figure.setting for figure in figures()} <= {run.setting for run in runs()}
+
+
+def test_the_papers_figures_are_as_it_prints_them():
+    if not PAPER.exists():
         pytest.skip('the paper lies in ../shared, which is not here')
-    lines = [line.split('\t') for line in paper.read_text('utf-8').replace('$>1\\text{B}$', '>1B').splitlines()]
-    _, table_1, table_3 = (list(group) for group in split_at(lines, lambda line: line[0] == 'Run Type'))
-    printed = {f'Table {n}': {line[1]: line[-4:] for line in table if len(line) > 4 and line[1].isdigit()} for n, table in ((1, table_1), (3, table_3))}
-    layers = {('Table 2', 'disjoint'): [line[2:] for line in table_1 if line[0] in ('50%', '90%')],
-              ('Table 4', 'disjoint'): [line[-12:] for line in table_3 if len(line) == 15 and line[1].endswith('%')][:2],
-              ('Table 4', 'anchored'): [line[-12:] for line in table_3 if len(line) == 15 and line[1].endswith('%')][2:]}
-    seen = 0
-    for row in paper_rows():
-        number = int(row['number']) - 1
-        if row['measure'] in ('PPL', 'TEff'):
-            values = printed[row['source']][row['row']][:2] if row['measure'] == 'PPL' else printed[row['source']][row['row']][2:]
-            values = values if len(row['corpora'].split()) > 1 else [value for value in values if value != '-']
-        elif row['measure'] == 'hidden states':
-            values = layers[row['source'], row['vocab']][row['schedule'] == '90/10']
-        else:  # gradients and embeddings stand in the text
-            assert row['value'] in paper.read_text('utf-8')
-            continue
-        assert values[number] == row['value'], row
-        seen += 1
-    assert seen == 2 * 3 + 2 * 10 * 2 - 1 + 2 * 3 + 2 * 14 * 2 + 6 * 12
+    first = (PAPER / 'language_imbalance_paper.txt').read_text('utf-8')  # its tables are the later ones
+    later = (PAPER / 'language_imbalance_acl_submission.txt').read_text('utf-8')
+    lines = [line.split('\t') for line in first.replace('$>1\\text{B}$', '>1B').splitlines()]
+    scores = [line[-4:] for line in lines if len(line) > 4 and line[1].isdigit()]
+    scores = [[value for value in row if value != '-'] for row in scores]
+    assert [[figure.value for figure in printed(*row)] for row in ROWS] == scores[:13] + scores[16:]
+    layers = [line[-12:] for line in lines if len(line) > 13 and {'50%', '90%'} & set(line[:2])]
+    assert [figure.value for figure in figures() if figure.measure == 'hidden states'] == sum(layers, [])
+    gradients = re.findall(r'Macro average for .*?: (\d\.\d\d)', later)
+    assert [figure.value for figure in figures() if figure.measure == 'gradients'] == gradients
+    embeddings = re.search(r'from (0\.\d\d) for .* to (0\.\d\d) for', later)
+    assert tuple(figure.value for figure in figures() if figure.source == 'Appendix C') == embeddings.groups()
 
 
-def split_at(items, is_start):
-    groups = [[]]
-    for item in items:
-        groups += [[]] if is_start(item) else []
-        groups[-1].append(item)
-    return groups
+@pytest.mark.parametrize('setting, measure, source, values', [
+    ('en fr, disjoint, 1, 50/50, 12x768', 'gradients', 'Fig. 13', '0.04'),  # swapped in the first version
+    ('en fr, disjoint, 1, 90/10, 12x768', 'gradients', 'Fig. 13', '0.05'),
+    ('en en, disjoint, 1, 95/5, 12x768', 'embeddings', 'Appendix C', '0.28'),  # 90/10 in the first version
+    ('en en, disjoint, 1, 90/10, 12x768', 'embeddings', 'read off Fig. 6', '0.20'),
+    ('en en, disjoint, 3, 90/10, 12x768', 'PPL', "authors' notebook", '19.03 22.27'),
+    ('en en, 0.05 anchors, 1, 50/50, 12x768', 'PPL', 'read off Fig. 8', '23.4'),
+    ('en en, disjoint, 0.5, 90/10, 4x512', 'TEff', 'read off Fig. 9', '1.17 3.46'),
+])
+def test_a_figure_beside_the_tables_stands_with_its_source(setting, measure, source, values):
+    found = [figure for figure in figures() if (figure.setting, figure.measure) == (setting, measure)]
+    assert [figure.value for figure in found] == values.split()
+    assert {figure.source for figure in found} == {source}
 
 
-@pytest.mark.parametrize('table, row', [(1, row) for row in TABLE_1] + [(3, row) for row in TABLE_3 if row > 3])
-def test_report_puts_the_papers_row_beside_its_config(table, row):
-    path, = [p for p in CONFIGS if f'Table {table}, row {row}:' in p.read_text() or f'Table {table}, row {row};' in p.read_text()]
-    setting = analyze.setting_of(config.load([str(path)]), 18265 * 128 * 512)
-    found = [row for row in paper_rows() if (row['corpora'], row['vocab'], float(row['data']), row['schedule']) == setting and row['measure'] == 'PPL']
-    assert found and {(row['source'], row['row']) for row in found} == {(f'Table {table}', str(row))}
-
-
-def line_of(path):
-    """The line of config/README.md that a config should have: what it is, the paper's figures, cost in tokens and FLOPs."""
-    cfg = config.load([str(path)])
-    what = path.read_text().split('\n')[0].removeprefix(f'# config/{path.name} - ')
-    names = [name for name, _ in cfg.languages]
-    setting = analyze.setting_of(cfg, 18265 * 128 * 512) if (cfg.n_embd, cfg.model) == (768, 'gpt') else None
-    printed = [row for row in paper_rows() if (row['corpora'], row['vocab'], float(row['data']), row['schedule']) == setting]
-    papers = {measure: ' / '.join(next((row['value'] for row in printed if (row['measure'], row['number']) == (measure, number)), '-')
-                                  for number in sorted({row['number'] for row in printed if row['measure'] == 'PPL'}))
-              for measure in ('PPL', 'TEff')}
+def readme_line(source, row):
+    """The line of config/README.md for a row of the tables: its run, figures and cost."""
+    run = run_of(source, row)
+    name = run.run if run.overrides else f'[{run.run}]({run.run}.py)'
+    what = (ROOT / run.config).read_text().split('\n')[0].rpartition(': ')[2]
+    ppl, teff = ({figure.number: figure.value for figure in printed(source, row) if figure.measure == measure}
+                 for measure in ('PPL', 'TEff'))
+    scores = f'{" / ".join(ppl.values())} | {" / ".join(teff.get(number, "-") for number in ppl)}'
     with torch.device('meta'):
-        flops, _ = train.new_model(cfg, (1 if cfg.tokenizer == 'shared' else len(names)) * cfg.vocab_size).cost_per_token()
-    tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
-    return (f'| [{path.stem}]({path.name}) | {what} | {papers["PPL"]} | {papers["TEff"]} | {tokens / 1e9:.2g}B '
-            f'| {flops * tokens:.1e} |')
+        flops = train.new_model(run.cfg, len(run.cfg.languages) * run.cfg.vocab_size).flops_per_token()
+    cost = f'{run.tokens / 1e9:.2g}B | {flops * run.tokens:.1e}'
+    return f'| {source}, row {row} | {name} | {what} | {scores} | {cost} |'
 
 
-def test_the_table_of_configs_has_every_config_with_its_cost_and_the_papers_figures():
-    readme = (ROOT / 'config' / 'README.md').read_text()
-    for path in (ROOT / 'config').glob('*.py'):
-        if path.stem not in ('__init__', 'default', 'laptop', 'novels'):
-            assert line_of(path) in readme, line_of(path)
-
-
-def test_quickstart_runs_differ_in_languages_and_length_only():
-    runs = {p.stem: vars(config.load([str(p)])) for p in sorted((ROOT / 'config' / 'quickstart').glob('*.py'))}
-    assert len(runs) == 6
-    varying = {key for key in runs['mono_100'] if len({repr(run[key]) for run in runs.values()}) > 1}
-    assert varying == {'dataset', 'out_dir', 'languages', 'schedule', 'max_iters'}
-    for name, run in runs.items():
-        share = int(name[5:]) / 100 if name.startswith('mono') else 1
-        assert run['max_iters'] == round(share * runs['mono_100']['max_iters'])
-        assert Path(run['out_dir']) == Path('out/quickstart') / name
+def test_the_readme_has_every_row_of_the_tables_with_its_cost_and_the_papers_figures():
+    readme = (ROOT / 'config' / 'README.md').read_text().split('\n')
+    assert [line for row in ROWS if (line := readme_line(*row)) not in readme] == []

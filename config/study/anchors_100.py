@@ -1,7 +1,0 @@
-# English and its clone, 50/50, 100% of the vocabulary not cloned
-from config.novels import *
-dataset = 'study_anchors_100'
-out_dir = 'out/study/anchors_100'
-languages = [('EN1', 'en'), ('EN2', 'en')]
-schedule = [(0.0, (0.5, 0.5))]
-anchor_frac = 1.0

@@ -1,7 +1,0 @@
-# English and French, 10/90
-from config.novels import *
-dataset = 'study_en_fr_10_90'
-out_dir = 'out/study/en_fr_10_90'
-corpora = {'en': '../shared/corpora/eltec-eng.tar.xz', 'fr': '../shared/corpora/eltec-fra.tar.xz'}
-languages = [('EN', 'en'), ('FR', 'fr')]
-schedule = [(0.0, (0.1, 0.9))]

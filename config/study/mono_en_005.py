@@ -1,5 +1,0 @@
-# English alone, 5% of the tokens
-from config.novels import *
-dataset = 'study_mono_en'
-out_dir = 'out/study/mono_en_005'
-max_iters = 150

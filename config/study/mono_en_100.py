@@ -1,4 +1,0 @@
-# English alone, 100% of the tokens
-from config.novels import *
-dataset = 'study_mono_en'
-out_dir = 'out/study/mono_en_100'

@@ -1,7 +1,0 @@
-# English alone, 100% of the tokens, 2x64
-from config.novels import *
-dataset = 'study_mono_en'
-out_dir = 'out/study/mono_en_100_2x64'
-n_layer = 2
-n_embd = 64
-n_head = 2

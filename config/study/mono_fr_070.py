@@ -1,7 +1,0 @@
-# French alone, 70% of the tokens
-from config.novels import *
-dataset = 'study_mono_fr'
-out_dir = 'out/study/mono_fr_070'
-corpora = {'fr': '../shared/corpora/eltec-fra.tar.xz'}
-languages = [('FR', 'fr')]
-max_iters = 2100

@@ -1,6 +1,0 @@
-# French alone, 100% of the tokens
-from config.novels import *
-dataset = 'study_mono_fr'
-out_dir = 'out/study/mono_fr_100'
-corpora = {'fr': '../shared/corpora/eltec-fra.tar.xz'}
-languages = [('FR', 'fr')]
