@@ -21,18 +21,13 @@ What differs from the authors' code, and why:
     precision      bfloat16 for float16, which needs loss scaling; measured in float32
 """
 import argparse
-import base64
 import csv
 import hashlib
-import html
 import io
 import itertools
 import json
 import math
 import os
-import shlex
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +35,7 @@ import numpy as np
 from tqdm import tqdm
 
 import config
-from config import UserError
+from config import UserError, figures, runs
 from data_prep import Dataset, Sampler, check_languages, load_tokenizer, marginals, opened, write_aside
 
 # -----------------------------------------------------------------------------
@@ -86,6 +81,9 @@ def language_ids(run, names):
     if unknown := [name for name in names if name not in known]:
         raise UserError(f'{run.out_dir} has no language {unknown[0]!r}; it has {", ".join(known)}')
     return [known.index(name) for name in names]
+
+def size_of(cfg):
+    return f'{cfg.n_layer}x{cfg.n_embd}' if cfg.model == 'gpt' else f'word2vec-{cfg.n_embd}'
 
 def name_of(out_dir):
     return os.path.basename(os.path.normpath(out_dir))
@@ -142,34 +140,6 @@ def as_table(rows, columns=()):
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ['-' * width for width in widths])
     return [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
-
-COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # Okabe and Ito's
-
-def subplots(rows, columns, width, height, **more):
-    """A figure of so many inches, without a screen, and its axes (rows, columns)."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-    pyplot.close('all')
-    pyplot.style.use(config.DEFAULT.with_name('figures.mplstyle'))
-    return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
-
-def save_figure(figure, path):
-    kind = Path(path).suffix[1:]
-    undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # the same bytes
-    write_aside(Path(path), lambda aside: figure.savefig(
-        aside, dpi=200, format=kind, metadata=undated))
-    print(f'figure: {os.path.relpath(path)}')
-
-def log_scale(axes, which):
-    """Make the x or y axis logarithmic, labelled in plain numbers whatever it spans."""
-    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
-    axes.set(**{f'{which}scale': 'log'})
-    axis = getattr(axes, f'{which}axis')
-    low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
-    axis.set_major_formatter(EngFormatter(sep=''))
-    axis.set_minor_locator(NullLocator())
 
 # -----------------------------------------------------------------------------
 # ppl: sliding-window perplexity (paper, section 3, Evaluation)
@@ -475,39 +445,20 @@ def token_efficiency(rows, mix_recipes=False):
         reasons.append(f'PPL is uncertain by up to {worst:.1%} (95%) on so few scored tokens')
     return laws, reasons
 
-def draw_teff(rows, laws):
-    """PPL by tokens: the laws and their runs, and an arrow from each row to its law, over MLTE."""
-    figure, ((axes,),) = subplots(1, 1, 8, 4)
-    for i, law in enumerate(laws.values()):
-        x = np.geomspace(law.shortest, law.unit, 200)
-        axes.plot(x, law.ppl(x), color=f'C{i}', lw=1, label=law.name)
-        for run in law.runs:
-            axes.plot(run['tokens'], run['ppl'], 'o', color=f'C{i}')
-    for i, row in enumerate(rows, len(laws)):
-        star = '*' if row['extrapolated'] == 'yes' else ''
-        label = f'{row["run"]}, {row["language"]}: TEff {row["teff"]:.2f}{star}'
-        axes.plot(row['tokens'], row['ppl'], 's', color=f'C{i}', label=label)
-        axes.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']),
-                      arrowprops={'arrowstyle': '->', 'color': f'C{i}'})
-    axes.set(xlabel='training tokens in the language (*: extrapolated)', ylabel='PPL')
-    log_scale(axes, 'x')
-    log_scale(axes, 'y')
-    axes.legend(loc='upper left', bbox_to_anchor=(1, 1))
-    return figure
-
-def print_similarity(folder):
-    """Say what alignment has measured of a run's hidden states, if it has."""
+def similarity(folder):
+    """What alignment has measured of a run's hidden states, in words."""
     def convert(found):
         states, tokens = found['hidden_states'], found['retrieval'].get('tokens')
-        kind = 'position' if 'position' in states else 'matching'
-        control = 'control' if kind == 'position' else 'control_matching'
-        said = f'{folder}: hidden states of {" and ".join(found["languages"])}, mean over layers: cosine '
-        said += f'{np.mean(states[kind]):.2f}, unrelated text {np.mean(states[control]):.2f}'
+        kind, control = 'position', 'control'
+        if kind not in states:
+            kind, control = 'matching', 'control_matching'
+        text = (f'{folder}: hidden states of {" and ".join(found["languages"])}: cosine '
+                f'{np.mean(states[kind]):.2f}, unrelated text {np.mean(states[control]):.2f}')
         if tokens:
-            said += f'; counterpart nearest: {np.mean(tokens["share"]):.2%}, chance {tokens["chance"]:.2%}'
-        return said
-    if os.path.exists(f'{folder}/alignment.json'):
-        print(read_measured(folder, 'alignment', convert))
+            share, chance = np.mean(tokens['share']), tokens['chance']
+            text += f'; counterpart nearest: {share:.2%}, by chance {chance:.2%}'
+        return text
+    return read_measured(folder, 'alignment', convert)
 
 def teff(args):
     """token efficiency, by the law of monolingual runs"""
@@ -525,14 +476,13 @@ def teff(args):
     shown = [name for name in ('run', 'language', 'tokens', 'ppl', *ADDED)
              if name != 'extrapolated' and any(as_text(row[name]) for row in rows)]
     print(*laws.values(), *as_table(rows, shown), *(f'note: {reason}' for reason in reasons), sep='\n')
-    for folder in folders:
-        print_similarity(folder)
+    print(*filter(None, map(similarity, folders)), sep='\n')
     if args.csv:
         write_csv(args.csv, rows, COLUMNS + ADDED)
     parents = [os.path.dirname(os.path.abspath(folder)) for folder in folders]
     if plot := args.plot or parents and os.path.join(os.path.commonpath(parents), 'teff.png'):
         rows = [row for row in rows if row['role'] != 'mono' and row['teff'] == row['teff']]
-        save_figure(draw_teff(rows, laws), plot)
+        figures.save(figures.teff(laws, rows), plot)
 
 MIX = {'mix_recipes': (False, 'one law for runs of unlike batch, learning rate, warm-up or block')}
 teff.options = SCORING | MIX | {
@@ -804,80 +754,35 @@ def matching(args):
     results = {'languages': [run.dataset.names[i] for i in pair], 'tokens': tokens, 'pairs': pairs}
     write_json(run.out_dir / 'matching.json', results | {'line': args.line})
     plot = args.plot or run.out_dir / f'matching_line_{args.line}.png'
-    save_figure(draw_matching(**results), plot)
+    figures.save(figures.matching(**results), plot)
 
 matching.options = PAIR | PARALLEL | {
     'line': (1, 'line of the parallel text to show'),
     'plot': ('', 'picture to write; default: matching_line_N.png in OUT_DIR')}
 
-def draw_matching(languages, tokens, pairs):
-    """Two rows of tokens, lines between matched ones; a match beyond the row points at '...'."""
-    places = []  # the middle of each token; a character is 0.11 inch wide
-    for side in tokens:
-        widths = np.array([0.11 * len(token) + 0.22 for token in (*side, '...')])
-        places.append(np.cumsum(widths) - widths / 2)
-    right = max(xs[-1] for xs in places)
-    figure, ((axes,),) = subplots(1, 1, right + 1.6, 2.4)
-    for y, language, side, xs in zip((1, 0), languages, tokens, places):
-        axes.text(-0.3, y, language, ha='right', va='center', fontweight='bold')
-        for x, token in zip(xs, (*side, '...')):
-            axes.text(x, y, token, ha='center', va='center', family='monospace', fontsize=9)
-    for pair in pairs:
-        ends = [xs[min(k, len(xs) - 1)] for k, xs in zip(pair, places)]
-        inside = all(k < len(side) for k, side in zip(pair, tokens))
-        axes.plot(ends, [0.86, 0.14], '-' if inside else ':', color='C0' if inside else 'grey')
-    axes.set(xlim=(-1.2, right + 0.3), ylim=(-0.25, 1.25))
-    axes.axis('off')
-    return figure
-
 # -----------------------------------------------------------------------------
 # glue: fine-tuned in one language, zero-shot in its clone (paper, section 4.2, figure 1)
 
-# task -> its own metric
-GLUE = {'cola': 'matthews', 'sst2': 'accuracy', 'mrpc': 'f1', 'qqp': 'f1', 'mnli': 'accuracy',
-        'qnli': 'accuracy', 'rte': 'accuracy', 'boolq': 'accuracy', 'multirc': 'f1', 'wsc': 'accuracy'}
-# the names that texts have, in GLUE's own files and in JSON lines, in the order they are read
-TEXTS = ['#1 String', '#2 String', 'question', 'question1', 'question2', 'answer', 'sentence1',
-         'premise', 'sentence', 'sentence2', 'hypothesis', 'span2_text', 'span1_text', 'text',
-         'passage', 'paragraph']
-LABELS = ['gold_label', 'is_duplicate', 'Quality', 'label']
-CLASSES = {'0': 0, 'false': 0, 'entailment': 0, '1': 1, 'true': 1, 'not_entailment': 1,
-           'neutral': 1, '2': 2, 'contradiction': 2}
-SETS = {'train': ['train'], 'dev': ['dev', 'val', 'validation'],  # names of the files
-        'matched': ['dev_matched', 'validation_matched'],
-        'mismatched': ['dev_mismatched', 'validation_mismatched']}
+BINARY, ENTAILMENT = ['0', '1'], ['entailment', 'not_entailment']
+GLUE = {  # task -> columns of its texts and of its label, classes, its own metric
+    'cola': (['sentence'], 'label', BINARY, 'matthews'),
+    'sst2': (['sentence'], 'label', BINARY, 'accuracy'),
+    'mrpc': (['#1 String', '#2 String'], 'Quality', BINARY, 'f1'),
+    'qqp': (['question1', 'question2'], 'is_duplicate', BINARY, 'f1'),
+    'mnli': (['sentence1', 'sentence2'], 'gold_label',
+             ['entailment', 'neutral', 'contradiction'], 'accuracy'),
+    'qnli': (['question', 'sentence'], 'label', ENTAILMENT, 'accuracy'),
+    'rte': (['sentence1', 'sentence2'], 'label', ENTAILMENT, 'accuracy')}
 
-def records(path, task):
-    """The records of a TSV file or of JSON lines, as flat dictionaries."""
-    lines = path.read_text('utf-8-sig').replace('\r\n', '\n').split('\n')
-    lines = [line for line in lines if line.strip()]
-    if path.suffix == '.tsv':  # GLUE's have no quotes, CoLA's no header, some lines of QQP's no label
-        rows = [line.split('\t') for line in lines]
-        columns = ['source', 'label', 'star', 'sentence'] if task == 'cola' else rows.pop(0)
-        return [dict(zip(columns, row)) for row in rows if len(row) == len(columns)]
-    found = [record | record.get('target', {}) for record in map(json.loads, lines)]
-    if task != 'multirc' or 'paragraph' in found[0]:
-        return found
-    return [{'paragraph': record['passage']['text'], 'question': question['question'],
-             'answer': answer['text'], 'label': answer['label']}
-            for record in found for question in record['passage']['questions']
-            for answer in question['answers']]
-
-def read_task(folder, task, which):
-    """The examples of a task's set, [(texts, class)]."""
-    files = [folder / f'{name}.{kind}' for name in SETS[which] for kind in ('tsv', 'jsonl', 'json')]
-    path = next((file for file in files if file.is_file()), None)
-    if not path:
-        raise UserError(f'{folder} has no {which} set: it needs {files[0].name} or {files[1].name}')
-    examples, fewest, n_classes = [], 1 + (task not in ('cola', 'sst2')), 2 + (task == 'mnli')
-    with config.reading(path, f'it must hold {task} as GLUE has it, or as JSON lines'):
-        for n, record in enumerate(records(path, task), 1):
-            texts = [str(record[name]) for name in TEXTS if name in record]
-            label = next((str(record[name]).lower() for name in LABELS if name in record), None)
-            if len(texts) < fewest or CLASSES.get(label, 3) >= n_classes:
-                raise ValueError(f'example {n} has {", ".join(record)}, label {label}')
-            *first, last = texts  # MultiRC's question and answer, WSC's two spans: one text
-            examples.append(([' '.join(first), last] if first else [last], CLASSES[label]))
+def read_task(path, task):
+    """The examples of a task's .tsv file, [(texts, class)]."""
+    texts, label, classes, _ = GLUE[task]
+    with config.reading(path, f'it must hold {task} as GLUE has it, tab-separated'):
+        lines = path.read_text('utf-8-sig').replace('\r\n', '\n').split('\n')
+        rows = [line.split('\t') for line in lines]  # without quotes; CoLA's without a header
+        columns = 'source label star sentence'.split() if task == 'cola' else rows.pop(0)
+        rows = [dict(zip(columns, row)) for row in rows if len(row) == len(columns)]
+        examples = [([row[text] for text in texts], classes.index(row[label])) for row in rows]
         if not examples:
             raise ValueError('no examples')
     return examples
@@ -977,39 +882,40 @@ def glue(args):
     if run.cfg.model != 'gpt' or not clones:
         raise UserError(f'{args.out_dir}: GLUE is English, and takes a GPT of two clones')
     with config.reading(args.data, '--data takes a folder with a folder per task'):
-        folders = {path.name.lower().replace('-', '').replace('_', ''): path
-                   for path in Path(args.data).iterdir()}
+        folders = {path.name.lower().replace('-', ''): path for path in Path(args.data).iterdir()}
     tasks = args.tasks.split(',') if args.tasks else [task for task in GLUE if task in folders]
     if not tasks or set(tasks) - (GLUE.keys() & folders.keys()):
         raise UserError(f'{args.data} has no folder {args.tasks}; the tasks are {", ".join(GLUE)}')
-    examples = {}
+    files, examples = {'mnli': ['train', 'dev_matched', 'dev_mismatched']}, {}
     for task in tasks:
-        sets = ['train', 'matched', 'mismatched'] if task == 'mnli' else ['train', 'dev']
-        examples[task] = [read_task(folders[task], task, which) for which in sets]
-    names = [run.dataset.names[i] for i in pair]
+        examples[task] = [read_task(folders[task] / f'{name}.tsv', task)
+                          for name in files.get(task, ['train', 'dev'])]
+    names, found = [run.dataset.names[i] for i in pair], {}
+
+    def with_earlier(saved):
+        done = (saved['tasks'] if saved['languages'] == names else {}) | found
+        means = {name: float(np.mean([number(scores[name]['accuracy']) for scores in done.values()]))
+                 for name in names if done}
+        return {'languages': names, 'tasks': done, 'mean_accuracy': means}
+    read_measured(run.out_dir, 'glue', with_earlier)  # if damaged, refused before the work
     pretrained = {key: value.clone() for key, value in run.model.state_dict().items()}
     settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float))}
-
-    def tasks_of(found):
-        return {task: of for task, of in found['tasks'].items() if number(of[names[0]]['accuracy']) >= 0
-                } if found['languages'] == names else {}
     for task in tasks:
-        read_measured(run.out_dir, 'glue', tasks_of)  # damaged, it is refused before the work
-        own, longest = GLUE[task], min(args.max_tokens, run.cfg.block_size)
-        train_set, *dev_sets = (encode_examples(run, pair[0], part, longest) for part in examples[task])
+        *_, classes, own = GLUE[task]
+        longest = min(args.max_tokens, run.cfg.block_size)
+        train_set, *dev_sets = (encode_examples(run, pair[0], part, longest)
+                                for part in examples[task])
         run.model.load_state_dict(pretrained)
-        head, steps = fine_tune(run, train_set, dev_sets[0], 2 + (task == 'mnli'), own, pair[0], args,
+        head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), own, pair[0], args,
                                 f'{args.out_dir} {task}')
-        found = read_measured(run.out_dir, 'glue', tasks_of) or {}  # perhaps of another process
         for key, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
             found[key] = {'steps': steps, 'majority': float(np.bincount(true).max() / len(true)),
                           'examples': len(true), 'settings': settings}
             for name, language in zip(names, pair):
                 found[key][name] = task_metrics(predict(run, head, ids, language), true, own)
                 print(f'{args.out_dir} {key} {name}: {found[key][name]}')
-        mean = {name: float(np.mean([of[name]['accuracy'] for of in found.values()])) for name in names}
-        write_json(run.out_dir / 'glue.json', {
-            'languages': names, 'tasks': found, 'mean_accuracy': mean})
+        write_json(run.out_dir / 'glue.json', read_measured(run.out_dir, 'glue', with_earlier)
+                   or with_earlier({'languages': names, 'tasks': {}}))
 
 glue.options = PAIR | {
     'data': ('', 'folder with SST-2/train.tsv, SST-2/dev.tsv, ...'),
@@ -1026,8 +932,11 @@ glue.options = PAIR | {
 
 def schedule_name(schedule):
     """[(0.0, (.9, .1)), (0.5, (.1, .9))] -> '90/10 then 10/90 from 50%'."""
-    return ' then '.join('/'.join(f'{100 * p:.3g}' for p in ps) + f' from {100 * start:g}%' * (start > 0)
-                         for start, ps in schedule)
+    parts = []
+    for start, shares in schedule:
+        text = '/'.join(f'{100 * share:.3g}' for share in shares)
+        parts.append(f'{text} from {100 * start:g}%' if start else text)
+    return ' then '.join(parts)
 
 def total_tokens(cfg):
     return max(1, cfg.max_iters * cfg.batch_size * cfg.block_size)
@@ -1037,25 +946,28 @@ def columns_of(cfg, all_data=None):
     corpora, tokens = [corpus for _, corpus in cfg.languages], total_tokens(cfg)
     n, different, data = len(corpora), len(set(corpora)), tokens / (all_data or tokens)
     kind = {(n, n): 'real', (n, 1): 'cloned', (1, 1): 'mono'}.get((n, different), 'mixed')
-    vocab = 'shared' if cfg.tokenizer == 'shared' else cfg.vocab if different > 1 else 'disjoint'
+    vocab = cfg.vocab if different > 1 else 'disjoint'
+    if cfg.tokenizer == 'shared':
+        vocab = 'shared'
     if cfg.anchor_frac and different < n:
         vocab = f'{cfg.anchor_frac:g} anchors'
     schedule, steady = schedule_name(cfg.schedule), n == 2 and len(cfg.schedule) == 1
-    even = n == 2 and abs(marginals(cfg.schedule)[1] - 0.5) < 1e-9
-    free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # in which an experiment's seeds may differ
+    tags = {kind, vocab, schedule}
+    tags |= {'whole'} if 0.99 < data < 1.01 else set()
+    tags |= {'steady'} if steady else set()
+    tags |= {'even'} if n == 2 and abs(marginals(cfg.schedule)[1] - 0.5) < 1e-9 else set()
+    free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # the seeds of an experiment share the rest
     return {
-        'kind': kind, 'pieces': cfg.vocab_size, 'dtype': cfg.dtype,
-        'size': f'{cfg.n_layer}x{cfg.n_embd}' if cfg.model == 'gpt' else f'word2vec-{cfg.n_embd}',
-        'corpora': ' '.join(corpora), 'vocabulary': vocab, 'schedule': schedule, 'seed': cfg.seed,
-        'data': float(f'{data:.2g}') if all_data else f'{tokens:,} tokens', 'tokens': tokens,
-        'share': 100 * cfg.schedule[0][1][1] if steady else None, 'anchors': 100 * cfg.anchor_frac,
-        'tags': {kind, vocab, schedule, 'whole' if 0.99 < data < 1.01 else '',
-                 'steady' if steady else '', 'even' if even else ''},
+        'kind': kind, 'pieces': cfg.vocab_size, 'dtype': cfg.dtype, 'size': size_of(cfg),
+        'corpora': ' '.join(corpora), 'vocabulary': vocab, 'schedule': schedule,
+        'seed': cfg.seed, 'data': float(f'{data:.2g}') if all_data else f'{tokens:,} tokens',
+        'share': 100 * cfg.schedule[0][1][1] if steady else None, 'tokens': tokens,
+        'anchors': 100 * cfg.anchor_frac, 'tags': tags,
         'experiment': repr([(k, v) for k, v in sorted(vars(cfg).items()) if k not in free])}
 
 def flattened(content, names=(), path=(), layer=0):
-    """Nested JSON -> (language, layer, measure, value) for every number. The measure is its place in
-    the file, a language apart; lists are by layer, their mean beside; bins by power of ten."""
+    """Nested JSON -> (language, layer, measure, value) for every number. The measure is its place
+    in the file, a language apart; lists are by layer, their mean beside; bins by power of ten."""
     if isinstance(content, dict) and 'below' in content:  # from 0, 1, 10, ... -> 1, 2, 3, ...
         power = len(str(int(number(content['from'], 0)))) if content['from'] else 0
         yield from flattened(content['mean'], names, path, 1 + power)
@@ -1070,7 +982,8 @@ def flattened(content, names=(), path=(), layer=0):
             yield from flattened(float(np.mean(content)), names, (*path, 'mean'))
     elif not isinstance(content, str):
         language = next((key for key in path if key in names), '')
-        yield language, layer, '.'.join(key for key in path if key != language), number(content)
+        measure = '.'.join(key for key in path if key != language)
+        yield language, layer, measure, number(content)
 
 def seconds_of(path, cfg):
     """How long a run trained, interruptions left out, by its speed.jsonl; nan without one."""
@@ -1082,8 +995,8 @@ def seconds_of(path, cfg):
         speeds = [number(line['tokens_per_second'], 1) for line in log]
         return float((steps / speeds).sum()) * cfg.batch_size * cfg.block_size or math.nan
 
-def of_matching(found):
-    """The arguments of draw_matching, from matching.json."""
+def matched(found):
+    """What figures.matching draws, from matching.json."""
     first, second = ([str(token) for token in side] for side in found['tokens'])
     pairs = [(int(number(i, 0)), int(number(j, 0))) for i, j in found['pairs']]
     return [str(name) for name in found['languages']], (first, second), pairs
@@ -1091,32 +1004,45 @@ def of_matching(found):
 def read_run(out_dir, args, finished=True):
     """A run: its settings, its rows of teff, and everything else measured on it."""
     cfg = settings_of(out_dir)
-    names, seconds = [name for name, _ in cfg.languages], seconds_of(Path(out_dir, 'speed.jsonl'), cfg)
+    names = [name for name, _ in cfg.languages]
+    seconds = seconds_of(Path(out_dir, 'speed.jsonl'), cfg)
     found = [('', 0, 'minutes', seconds / 60), ('', 0, 'speed', total_tokens(cfg) / seconds)]
     for name in ('alignment', 'glue'):
-        found += read_measured(out_dir, name, lambda content: list(flattened(content, names))) or []
-    rows = rows_of_run(out_dir, args, finished) if cfg.model == 'gpt' else []
-    return SimpleNamespace(out_dir=out_dir, name=name_of(out_dir), cfg=cfg, names=names, rows=rows,
-                           found=found, matching=read_measured(out_dir, 'matching', of_matching))
+        measured = read_measured(out_dir, name, lambda content: list(flattened(content, names)))
+        found += measured or []
+    return SimpleNamespace(
+        out_dir=out_dir, name=name_of(out_dir), cfg=cfg, names=names, found=found,
+        rows=rows_of_run(out_dir, args, finished) if cfg.model == 'gpt' else [],
+        matching=read_measured(out_dir, 'matching', matched), tags=columns_of(cfg)['tags'])
 
 OF_ROW = ['tokens', 'ppl', 'bits_per_byte', *ADDED]
-# what config/paper.csv calls a measure; tokens are paired by kind of run, as in the paper
-PAPERS = {'ppl': 'PPL', 'teff': 'TEff', 'gradients.macro_average': 'gradients', 'mean_accuracy': 'GLUE',
-          'embeddings.input.mean': 'embeddings', 'cloned hidden_states.position': 'hidden states',
-          'real hidden_states.matching': 'hidden states'}
+PAPERS = {  # our measure -> config/paper.csv's; tokens are paired by kind of run, as in the paper
+    'ppl': 'PPL', 'teff': 'TEff', 'gradients.macro_average': 'gradients', 'mean_accuracy': 'GLUE',
+    'embeddings.input.mean': 'embeddings', 'cloned hidden_states.position': 'hidden states',
+    'real hidden_states.matching': 'hidden states'}
+
+def read_table(name):
+    """The rows of config/NAME."""
+    path = config.DEFAULT.with_name(name)
+    with config.reading(path, 'git checkout gives it back'):
+        return list(csv.DictReader(path.read_text('utf-8').splitlines()))
 
 def papers_figures():
-    """config/paper.csv: {(setting, measure, number of the language or layer): (where, value)}."""
-    return {(row.get('size') or '12x768', row['corpora'], row['vocab'], row['schedule'],
-             float(row['data']), row['measure'], int(row['number'])):
-            (row['source'] + (row['row'] and f', row {row["row"]}'), row['value'])
-            for row in read_table('paper.csv')}
+    """config/paper.csv: {(setting, measure, number of language or layer): (where, value)}."""
+    figures = {}
+    for row in read_table('paper.csv'):
+        setting = (row['size'] or '12x768', row['corpora'], row['vocab'], row['schedule'],
+                   float(row['data']))
+        where = row['source'] + (row['row'] and f', row {row["row"]}')
+        figures[*setting, row['measure'], int(row['number'])] = where, row['value']
+    return figures
 
 def measurements(run, all_data, paper):
     """The rows of a run in the long table, a number each."""
     columns, rows = columns_of(run.cfg, all_data), {row['language']: row for row in run.rows}
     setting = [columns[key] for key in ('size', 'corpora', 'vocabulary', 'schedule', 'data')]
-    found = [(name, 0, key, row.get(key, math.nan)) for name, row in rows.items() for key in OF_ROW]
+    found = [(name, 0, key, row.get(key, math.nan))
+             for name, row in rows.items() for key in OF_ROW]
     for name, layer, measure, value in found + run.found:
         theirs = PAPERS.get(measure) or PAPERS.get(f'{columns["kind"]} {measure}')
         n = layer or (run.names.index(name) if name else 0) + 1
@@ -1125,10 +1051,11 @@ def measurements(run, all_data, paper):
         row = rows.get(last, {})
         if value == value:
             yield columns | {
-                'run': run.name, 'language': name, 'layer': layer, 'measure': measure, 'value': value,
-                'step': 0, 'paper': where, 'printed': printed,
-                'tags': columns['tags'] | {'last' * (last == run.names[-1])}, 'seen': row.get('tokens'),
-                'exposure': row.get('exposure'), 'parameters': row.get('parameters')}
+                'run': run.name, 'language': name, 'layer': layer, 'measure': measure,
+                'value': value, 'step': 0, 'paper': where, 'printed': printed,
+                'tags': columns['tags'] | {'last' * (last == run.names[-1])},
+                'seen': row.get('tokens'), 'exposure': row.get('exposure'),
+                'parameters': row.get('parameters')}
 
 def over_seeds(rows):
     """The rows of a long table that differ in the seed alone, as one: mean, lowest, highest."""
@@ -1138,15 +1065,17 @@ def over_seeds(rows):
         groups.setdefault(tuple(key), []).append(row)
     for same in groups.values():
         values = [row['value'] for row in same]
-        text = isinstance(values[0], str)
-        mean = '; '.join(sorted(set(values) - {''})) if text else float(np.mean(values))
+        if isinstance(values[0], str):
+            mean = '; '.join(sorted(set(values) - {''}))
+        else:
+            mean = float(np.mean(values))
         grouped.append(same[0] | {'value': mean, 'lowest': min(values), 'highest': max(values),
                                   'seeds': len(same)})
     return grouped
 
 def gather(out_dirs, args):
-    """The long table of these runs (rows), over seeds (grouped), of kept checkpoints (steps); the
-    runs, their laws, and notes."""
+    """The long table of these runs (rows), over seeds (grouped), of kept checkpoints (steps);
+    the runs, their laws, and notes."""
     found = SimpleNamespace(notes=[])
 
     def read(folders, finished=True):
@@ -1158,7 +1087,7 @@ def gather(out_dirs, args):
                 print(f'note: {found.notes[-1]}')
     found.runs = list(read(out_dirs))
     if not found.runs:
-        raise UserError('none of these folders is a run with results: train.py CONFIG.py makes one')
+        raise UserError('none of these folders is a run with results: train.py makes one')
     rows = [row for run in found.runs for row in run.rows]
     found.laws, reasons = token_efficiency(rows, args.mix_recipes)
     totals = {total_tokens(run.cfg) for run in found.runs if len(run.cfg.languages) > 1}
@@ -1166,8 +1095,8 @@ def gather(out_dirs, args):
     all_data = args.tokens or (totals[-1] if totals[-1] < 1.01 * totals[0] else None)
     found.notes += [*map(str, found.laws.values()), *reasons, (
         f'all data are {all_data:,.0f} training tokens; in the paper 1.2B' if all_data else
-        f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: until --tokens says '
-        'which of these are all data, nothing stands beside the paper')]
+        f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: until --tokens '
+        'says which of these are all data, nothing stands beside the paper')]
     paper = papers_figures()
     found.rows = [row for run in found.runs for row in measurements(run, all_data, paper)]
     steps = []
@@ -1182,20 +1111,21 @@ def gather(out_dirs, args):
 BY_RUN = ['run', 'seed', 'size', 'schedule', 'vocabulary', 'data']
 
 def pivot(rows, table, cell):
-    """Rows of the long table -> those of a wide one, {column: cell(row)}: a column for each measure
-    or, if table's x is layer, each layer; the paper's figures beside or, of layers, below."""
-    lines, by_layer = {}, table['x'] == 'layer'
+    """Rows of the long table -> those of a wide one, {column: cell(row)}: a column for each
+    measure or, if table's x is layer, each layer; the paper's figures beside or, of layers, below."""
+    lines, by_layer, measures = {}, table['x'] == 'layer', tuple(table['panels'].split())
     for row in rows:
-        if row['measure'].startswith(tuple(table['panels'].split())) and by_layer == (row['layer'] > 0):
-            index = {key: row[key] for key in (*BY_RUN, 'measure' if by_layer else 'language')}
-            line = lines.setdefault(tuple(index.values()), dict(index))
-            column = f'layer {row["layer"]}' if by_layer else row['measure']
-            line[column] = cell(row)
-            if row['paper'] and not by_layer:
-                line |= {"paper's": row['paper'], f'its {column}': row['printed']}
-            elif row['paper']:
-                index['run'] = f"paper's {row['paper']}"
-                lines.setdefault((*index.values(), line['run']), index)[column] = row['printed']
+        if not row['measure'].startswith(measures) or by_layer != (row['layer'] > 0):
+            continue
+        index = {key: row[key] for key in (*BY_RUN, 'measure' if by_layer else 'language')}
+        line = lines.setdefault(tuple(index.values()), dict(index))
+        column = f'layer {row["layer"]}' if by_layer else row['measure']
+        line[column] = cell(row)
+        if row['paper'] and not by_layer:
+            line |= {"paper's": row['paper'], f'its {column}': row['printed']}
+        elif row['paper']:
+            index['run'] = f"paper's {row['paper']}"
+            lines.setdefault((*index.values(), line['run']), index)[column] = row['printed']
     return list(lines.values())
 
 def with_spread(row):
@@ -1204,176 +1134,13 @@ def with_spread(row):
     several = low != high and not isinstance(row['value'], str)
     return as_text(row['value']) + f' ({low} to {high})' * several
 
-def chosen(found, figure):
-    """The rows, over seeds, of a figure's runs: those with all of its tags."""
-    tags = set(figure['runs'].split())
-    return [row for row in (found.steps if 'step' in tags else found.grouped) if tags <= row['tags']]
-
-def lines(axes, rows, x, y, hue, style, among):
-    """The measures y of rows by column x: a line for each value of hue (colour), of style (marker)
-    and measure (dotted but for the first), bars over seeds. Colours agree among more rows."""
-    hues, styles = (sorted({row[column] for row in among}) for column in (hue, style))
-    names, groups = sorted({row[x] for row in rows}), {}
-    categories = x == 'schedule'
-    for row in sorted(rows, key=lambda row: row[x]):
-        groups.setdefault((y.index(row['measure']), row[hue], row[style]), []).append(row)
-    for (i, colour, marker), line in sorted(groups.items()):
-        if len(line) == 1 and not categories:
-            continue
-        again = i > 0 and hue != 'measure'
-        label = [colour] + [marker] * (len(styles) > 1) + [y[i]] * again
-        look = {'color': COLOURS[hues.index(colour) % len(COLOURS)],
-                'marker': 'osD^v'[styles.index(marker) % 5],
-                'ls': '' if categories else ':' if again else '-'}
-        at = [names.index(row[x]) if categories else row[x] for row in line]
-        axes.plot(at, [row['value'] for row in line], label=', '.join(label), **look)
-        axes.vlines(at, [row['lowest'] for row in line], [row['highest'] for row in line],
-                    color=look['color'], lw=4, alpha=0.35)
-    if categories:
-        axes.set_xticks(range(len(names)), [name.replace(' then', '\nthen') for name in names])
-        axes.margins(x=0.2)
-    if axes.lines:
-        axes.legend()
-
-def draw_lines(found, figure):
-    """A row for each of the figure's panels, a column for each value of its columns `across`."""
-    def title(row):
-        return ', '.join(str(row[column]) for column in across)
-    panels = [part.split(':') for part in figure['panels'].split(';')]
-    panels = {label.strip(): measures.split() for label, measures in panels}
-    x, wanted = figure['x'], {measure for measures in panels.values() for measure in measures}
-    rows = [row for row in chosen(found, figure) if row['measure'] in wanted
-            and row[x] is not None and row[x] == row[x]]
-    across = [column for column in figure['across'].split() if len({row[column] for row in rows}) > 1]
-    spans = {at: {row[x] for row in rows if title(row) == at} for at in map(title, rows)}
-    rows = [row for row in rows if len(spans[title(row)]) > 1]
-    there, columns = {row['measure'] for row in rows}, sorted(set(map(title, rows)))
-    panels = {label: measures for label, measures in panels.items() if there & set(measures)}
-    if not rows:
-        return None
-    picture, grid = subplots(len(panels), len(columns), 3.3 * len(columns), 2.4 * len(panels))
-    for (label, measures), line in zip(panels.items(), grid):
-        for axes, at in zip(line, columns):
-            here = [row for row in rows if title(row) == at and row['measure'] in measures]
-            lines(axes, here, x, measures, figure['hue'], figure['style'], rows)
-            axes.set(xlabel=figure['xlabel'], ylabel=label, title=at, visible=bool(axes.lines))
-            if x == 'layer':
-                axes.locator_params(axis='x', integer=True)
-            if x in ('tokens', 'parameters', 'seen', 'exposure'):
-                log_scale(axes, 'x')
-            if label == 'PPL':
-                log_scale(axes, 'y')
-            if label == 'TEff':
-                axes.axhline(1, color='grey', lw=0.8, ls=':')
-    return picture
-
-def draw_gradients(found, figure):
-    """Cosine of the gradients of parallel sequences, parameter type by layer, a heat map a run."""
-    start = 'gradients.blocks.'
-    rows = [row for row in chosen(found, figure) if row['measure'].startswith(start) and row['layer']]
-    types = list(dict.fromkeys(row['measure'] for row in rows))
-    runs = sorted({(row['share'], row['schedule'], row['run']) for row in rows})
-    if not rows:
-        return None
-    n = max(row['layer'] for row in rows)
-    picture, (grid,) = subplots(1, len(runs), 2.2 + (0.5 + 0.14 * n) * len(runs),
-                                0.6 + 0.17 * len(types), sharey=True)
-    for axes, (_, schedule, run) in zip(grid, runs):
-        values = np.full((len(types), n), np.nan)
-        for row in rows:
-            if row['run'] == run:
-                values[types.index(row['measure']), row['layer'] - 1] = row['value']
-        image = axes.imshow(values, cmap='PuOr', vmin=-1, vmax=1, aspect='auto',
-                            extent=(0.5, n + 0.5, len(types) - 0.5, -0.5))
-        axes.set(title=f'{schedule}\nmean {np.nanmean(values):z.2f}', xlabel='layer')
-        axes.set_yticks(range(len(types)), [name.removeprefix(start) for name in types])
-    picture.colorbar(image, ax=grid, label='cosine of gradients', fraction=0.05)
-    return picture
-
-def draw_saved_matching(found, figure):
-    """The matched tokens of one line, of an anchored 50/50 run of real languages if there is one."""
-    def like_the_papers(run):
-        return len({'real', 'anchored', '50/50'} & columns_of(run.cfg)['tags'])
-    best = max((run for run in found.runs if run.matching), key=like_the_papers, default=None)
-    return best and draw_matching(*best.matching)
-
-DRAW = {'lines': draw_lines, 'gradients': draw_gradients, 'matching': draw_saved_matching,
-        'laws': lambda found, figure: draw_teff([], found.laws) if found.laws else None}
-
-def read_table(name):
-    """The rows of config/NAME."""
-    path = config.DEFAULT.with_name(name)
-    with config.reading(path, 'git checkout gives it back'):
-        return list(csv.DictReader(path.read_text('utf-8').splitlines()))
-
-def as_html(page, folder):
-    """The Markdown of report as a page with its pictures inside."""
-    out = ['<!DOCTYPE html><meta charset="utf-8"><style>body { font: 15px sans-serif; margin: 2em } '
-           'table { font-size: 13px } td { padding: 1px 7px; white-space: nowrap }</style>']
-    for line in html.escape(page).splitlines():
-        start, _, rest = line.partition(' ')
-        if line.startswith('!['):
-            picture = base64.b64encode((folder / line[line.index('(') + 1:-1]).read_bytes()).decode()
-            out.append(f'<img style="max-width: 100%" src="data:image/png;base64,{picture}">')
-        elif start == '|' and '---' not in line:
-            out.append('<tr><td>' + rest.strip(' |').replace(' | ', '<td>'))
-        elif line and start != '|':
-            tag = {'#': 'h1', '##': 'h2', '-': 'li'}.get(start, 'p')
-            out.append(f'</table><{tag}>{rest if tag != "p" else line}</{tag}><table>')
-    return '\n'.join(out) + '\n'
-
-def plan(args):
-    """Print the commands of a plan's runs, by config/runs.csv, that are not finished and measured; or
-    run them, args.jobs at a time."""
-    commands = []
-    with config.reading('config/runs.csv', 'its columns are run,config,overrides,measure,plans'):
-        columns = 'run', 'config', 'overrides', 'measure', 'plans'
-        runs = [[str(row[column]) for column in columns] for row in read_table('runs.csv')]
-    names = {name for *_, plans in runs for name in plans.split()}
-    wanted = {name for name in names if f'{name}_'.startswith(f'{args.plan}_')}
-    if not wanted:
-        raise UserError(f'--plan {args.plan}: the plans are {", ".join(sorted(names))}')
-    for run, configs, overrides, measures, plans in runs:
-        if wanted.isdisjoint(plans.split()):
-            continue
-        out_dir, settings = f'out/{run}', f'{overrides} {args.options}'.strip()
-        cfg = config.load([*configs.split(), *shlex.split(settings)])
-        steps = max(1, round(args.scale * cfg.max_iters))
-        if args.scale != 1:
-            settings += f' --max_iters={steps} --warmup_iters={round(args.scale * cfg.warmup_iters)}'
-        there, results = (config.read_json(f'{out_dir}/{name}.json', AGAIN) or {}
-                          for name in ('config', 'results'))
-        done = there.get('max_iters') == steps == results.get('step', steps)
-        left = [f'python train.py {configs} --out_dir={out_dir} {settings}'.rstrip()]
-        for measure in measures.split(';'):
-            name, _, rest = measure.strip().partition(' ')
-            if not done or not os.path.exists(f'{out_dir}/{name.replace("ppl", "results")}.json'):
-                left.append(f'python analyze.py {name} {out_dir} {rest}'.rstrip())
-        if len(left) > 1:
-            commands.append(' && '.join(left))
-    if args.jobs:
-        return run_side_by_side(commands, args.jobs)
-    for command in commands:
-        print(command)
-
-def run_side_by_side(commands, jobs):
-    """Run shell commands, `jobs` at a time and on a core each: two threads that share a busy core wait
-    for each other most of the time."""
-    def run(command):
-        print(command, flush=True)
-        return subprocess.run(command, shell=True, capture_output=True, text=True, env=one_thread)
-    one_thread = os.environ | {'OMP_NUM_THREADS': '1'}
-    with ThreadPoolExecutor(jobs) as pool:
-        for command, ended in zip(commands, pool.map(run, commands)):
-            if ended.returncode:
-                pool.shutdown(wait=False, cancel_futures=True)
-                said = (ended.stderr.strip() or ended.stdout).splitlines()
-                raise UserError(f'{command}: {said[-1] if said else ended.returncode}')
-
 def report(args):
     """tables and every figure that a set of runs allows, beside the paper's"""
     if args.plan:
-        return plan(args)
+        commands = runs.commands(args.plan, args.options)
+        if args.jobs:
+            return runs.side_by_side(commands, args.jobs)
+        return print(''.join(f'{command}\n' for command in commands), end='')
     if not args.out_dirs:
         raise UserError('report needs the folders of trained runs, or --plan')
     found, folder = gather(run_folders(args.out_dirs), args), Path(args.out)
@@ -1382,57 +1149,65 @@ def report(args):
     write_csv(folder / 'measurements.csv', found.rows, long)
     several = [row for row in found.grouped if row['seeds'] > 1 and not row['layer']]
     write_csv(folder / 'seeds.csv', several, [*long, 'seeds', 'lowest', 'highest'])
-    page = [f'# Language imbalance: {len(found.runs)} runs', '', *(f'- {note}' for note in found.notes)]
+    page = [f'# Language imbalance: {len(found.runs)} runs', '']
+    page += [f'- {note}' for note in found.notes]
     missing = []
     for shown in read_table('figures.csv'):
-        name, block = shown['figure'], ['', f'## {shown["title"]}', '']
+        name, heading = shown['figure'], ['', f'## {shown["title"]}', '']
         if shown['draw'] == 'table':
             if rows := pivot(found.rows, shown, lambda row: row['value']):
                 write_csv(folder / f'{name}.csv', rows)
-                page += [*block, *as_table(pivot(found.grouped, shown, with_spread)), '']
-                page += [f'[{name}.csv]({name}.csv)']
-        elif picture := DRAW[shown['draw']](found, shown):
+                page += [*heading, *as_table(pivot(found.grouped, shown, with_spread))]
+                page += ['', f'[{name}.csv]({name}.csv)']
+        elif picture := figures.DRAW[shown['draw']](found, shown):
             for kind in ('png', 'pdf'):
-                save_figure(picture, folder / f'{name}.{kind}')
-            page += [*block, f'![{name}]({name}.png)', '', f'[{name}.pdf]({name}.pdf)']
+                figures.save(picture, folder / f'{name}.{kind}')
+            page += [*heading, f'![{name}]({name}.png)', '', f'[{name}.pdf]({name}.pdf)']
         else:
-            plan_of = name.partition('_')[0] if name.startswith('fig') else name
-            missing.append(f'- {shown["title"]}: `python analyze.py report --plan {plan_of}`')
-    page = '\n'.join([*page, '', '## Figures whose runs are missing', '', *(missing or ['None.']), ''])
-    write_text(folder / 'report.md', page)
-    write_text(folder / 'report.html', as_html(page, folder))
+            plan = name.partition('_')[0] if name.startswith('fig') else name
+            missing.append(f'- {shown["title"]}: `python analyze.py report --plan {plan}`')
+    page += ['', '## Figures whose runs are missing', '', *(missing or ['None.'])]
+    write_text(folder / 'report.md', '\n'.join(page) + '\n')
 
 report.options = SCORING | MIX | {
-    'out': ('report', 'folder to write'), 'plan': ('', 'print the commands of missing runs: table1, fig09'),
+    'out': ('report', 'folder to write'),
+    'plan': ('', 'print the commands of missing runs: table1, fig09'),
     'jobs': (0, 'run the plan, so many commands at a time; 0: only print them'),
-    'scale': (1.0, 'of a plan: share of the steps'), 'options': ('', 'of a plan: settings for all runs'),
+    'options': ('', 'of a plan: settings for all runs'),
     'tokens': (0.0, 'that count as all data; 1.2B in the paper')}
 
 # -----------------------------------------------------------------------------
 # command line
 
+DEVICE = {'device': ('auto', 'cuda, mps, cpu; auto: the first of these that is there'),
+          'dtype': ('float32', 'float32, bfloat16; auto: bfloat16 on cuda')}
+
+def add_options(parser, options):
+    """options: {name: (default, help)}; the type is the default's."""
+    for name, (default, text) in options.items():
+        kind = {bool: {'action': 'store_true'}, list: {'nargs': '*'}}
+        kind = kind.get(type(default), {'type': type(default)})
+        flag = name if name.startswith('out_dir') else f'--{name}'
+        parser.add_argument(flag, default=default, help=text, **kind)
+
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     for function in (ppl, teff, alignment, matching, glue, report):
-        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__,
-                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = commands.add_parser(
+            function.__name__, help=function.__doc__, description=function.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.set_defaults(function=function)
-        for name, (default, text) in (DEVICE | function.options).items():
-            kind = {bool: {'action': 'store_true'}, list: {'nargs': '*'}}.get(type(default), {'type': type(default)})
-            flag = name if name.startswith('out_dir') else f'--{name}'
-            command.add_argument(flag, default=default, help=text, **kind)
+        add_options(command, DEVICE | function.options)
     args = parser.parse_args(argv)
     for key, value in vars(args).items():
-        lowest = 0 if key in ('stride', 'seed', 'learning_rate', 'tokens', 'scale', 'jobs') else 1
+        lowest = 0 if key in ('stride', 'seed', 'learning_rate', 'tokens', 'jobs') else 1
         if type(value) in (int, float) and not lowest <= value < math.inf:
             raise UserError(f'--{key} must be at least {lowest}, not {value}')
     if Path(vars(args).get('plot', '')).suffix not in ('', '.png', '.pdf', '.svg'):
         raise UserError(f'--plot {args.plot}: a figure is a .png, .pdf or .svg')
     args.function(args)
-
-DEVICE = {'device': ('auto', 'cuda, mps, cpu; auto: the first of these that is there'),
-          'dtype': ('float32', 'float32, bfloat16; auto: bfloat16 on cuda')}
 
 if __name__ == '__main__':
     config.run(main)
