@@ -1027,7 +1027,7 @@ def test_jobs_run_side_by_side_on_a_thread_each_and_the_first_failure_is_one_lin
 
 def test_committed_results_of_the_study_can_still_be_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    runs = sorted(str(path) for path in (ROOT / 'config' / 'study' / 'results').iterdir() if path.is_dir())
+    runs = sorted(str(path) for path in (ROOT / 'config' / 'study' / 'exposure').iterdir() if path.is_dir())
     if not runs:
         pytest.skip('no committed results')
     make_report(*runs, f'--out={tmp_path}')
