@@ -4,6 +4,7 @@ Measure trained runs.
     python analyze.py ppl OUT_DIR...                          # perplexity
     python analyze.py teff OUT_DIR...                         # token efficiency, and its figure
     python analyze.py teff --runs runs.csv --csv out.csv      # the same from a table of runs
+    python analyze.py mix OUT_DIR... --tokens 1e9             # the best share of each language
     python analyze.py alignment OUT_DIR                       # embeddings, hidden states, gradients
     python analyze.py alignment OUT_DIR --parallel a.en a.fr  # two corpora need aligned lines
     python analyze.py matching OUT_DIR --parallel a.en a.fr   # the token pairs of one line
@@ -28,6 +29,7 @@ import itertools
 import json
 import math
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -488,6 +490,123 @@ MIX = {'mix_recipes': (False, 'one law for runs of unlike batch, learning rate, 
 teff.options = SCORING | MIX | {
     'runs': ('', f'a table of runs: {",".join(COLUMNS)}'), 'csv': ('', 'table to write'),
     'plot': ('', 'figure to write (.png, .pdf, .svg); default: teff.png beside the folders')}
+
+# -----------------------------------------------------------------------------
+# mix: the best share of each language, and whether the runs can tell
+
+def mixture_rows(args):
+    """The rows of comparable runs, and the (name, corpus) of each language of their mixtures."""
+    rows = [columns_of(row['cfg']) | row for folder in run_folders(args.out_dirs)
+            for row in rows_of_run(folder, args)]
+    multi = [row for row in rows if row['others']]
+    kinds = {(str(row['cfg'].languages), row['vocabulary']) for row in multi}
+    n_texts, n_corpora = len(set(map(law_of, rows))), len({row['corpus'] for row in multi})
+    mixtures = {row['experiment'] for row in multi}
+    if len(mixtures) < 3 or len(kinds) > 1 or n_texts > n_corpora:
+        raise UserError('mix takes three mixtures or more of the same languages and vocabulary, '
+                        'and runs on their corpora: all of one model and test text')
+    languages = multi[0]['cfg'].languages
+    for row in rows:
+        reason = '' if args.mix_recipes else difference(row, rows[0])
+        if len(row['cfg'].schedule) > 1:
+            reason = f'the shares of {row["run"]} change'
+        if sum(other['cfg'] is row['cfg'] for other in multi) not in (0, len(languages)):
+            reason = f'{row["run"]} lacks the PPL of a language'
+        if reason:
+            raise UserError(f'{reason}: mix takes runs of one recipe (or --mix_recipes)')
+    return rows, languages
+
+def share_laws(rows):
+    """Laws of log PPL over own tokens and those of the others, fitted to a corpus's rows, by the
+    mixture left out ('': none), and their errors on these, log(predicted / measured), by row.
+
+    log PPL = top + slope * (own^-b - 1) / b. 'transfer' adds tau * others to own, 'cost' adds tau *
+    the others' share to log PPL: either only if it errs a tenth less."""
+    from scipy.optimize import least_squares
+    own, others, ppl, mixture = (np.array([row[key] for row in rows])
+                                 for key in ('tokens', 'others', 'ppl', 'experiment'))
+    multi, found = others > 0, []
+
+    def law(v, term, own, others, unit=max(own)):
+        (top, slope, b, tau), share = v, others / (own + others)
+        log_x = np.log((own + tau * others * (term == 'transfer')) / unit)
+        return top + slope * np.expm1(-b * log_x) / b + tau * share * (term == 'cost')
+
+    def errors(v, term, at):
+        return law(v, term, own[at], others[at]) - np.log(ppl[at])
+    lowest = {'own': -1, 'transfer': -0.9 * min(own[multi] / others[multi]), 'cost': -1}
+    for term, least in lowest.items():  # own + tau * others stays above 0
+        laws, off = {}, np.zeros(len(rows))
+        for left in {'', *mixture[multi]}:  # with all its seeds
+            fit = least_squares(errors, [4, 0.3, 0.05, 0], args=[term, mixture != left],
+                                bounds=([0, 0, 1e-3, least], [50, 50, 2, 1]))
+            laws[left] = partial(law, fit.x, term)
+            off[mixture == left] = errors(fit.x, term, mixture == left)
+        found.append((np.sqrt(np.mean(off[multi] ** 2)), term, laws, off))
+    best = min(found, key=lambda law: law[0] * (0.9 if law[1] == 'own' else 1))
+    print(f'{rows[0]["corpus"]}: law of {best[1]}, tau {best[2][""].args[0][3]:.3f}; left-out '
+          'mixtures are off by', ', '.join(f'{error:.1%} ({term})' for error, term, *_ in found))
+    return best[2:]
+
+def mix(args):
+    """the share of --tokens that each language should get, or the runs that would tell"""
+    from scipy.stats import t
+    rows, languages = mixture_rows(args)
+    names, goal = [name for name, _ in languages], vars(args)['for']
+    with config.reading('--own', 'it is NAME=TOKENS, such as FR=5e7'):
+        own = {name: number(n, 1) for name, n in (text.split('=') for text in args.own)}
+    if unknown := {goal, *own} - {'mean', *names}:
+        raise UserError(f'there is no language {min(unknown)!r}, but {", ".join(names)}')
+    totals = sorted({row['tokens'] + row['others'] for row in rows if row['others']})
+    tokens, laws, off = args.tokens or totals[-1], [], []
+    shares = np.random.default_rng(0).dirichlet([1] * len(names), 20_000)  # (S, languages)
+    for i, (name, corpus) in enumerate(languages):
+        here = [row for row in rows if row['corpus'] == corpus]  # of its clones too
+        seen = [row['tokens'] / (row['tokens'] + row['others']) for row in here]
+        most = min(max(seen), args.max_epochs * own.get(name, math.inf) / tokens)
+        shares = shares[(shares[:, i] >= min(seen)) & (shares[:, i] <= most)]
+        by_mixture, errors = share_laws(here)
+        laws.append(by_mixture)
+        off.append([error for row, error in zip(here, errors)
+                    if row['others'] and row['language'] == name])
+    if not len(shares):
+        raise UserError(f'no share that the runs span keeps to {args.max_epochs:g} epochs')
+
+    def log_ppl(left, total):  # (languages, S)
+        return np.array([law[left](total * part, total * (1 - part))
+                         for law, part in zip(laws, shares.T)])
+
+    def words(i):
+        return ', '.join(f'{name} {part:.1%}' for name, part in zip(names, shares[i]))
+    counts, off = [goal in (name, 'mean') for name in names], np.array(off)  # (languages, mixtures)
+    loss = log_ppl('', tokens)[counts].mean(0)  # (S,)
+    best, even = loss.argmin(), np.ptp(shares, axis=1).argmin()
+    mixtures = sorted(laws[0].keys() - {''})
+    factor = t.ppf(0.975, len(mixtures) - 1)
+    gain = loss[even] - loss[best]  # a difference of two: twice the variance
+    error = factor * math.sqrt(2 * np.mean(off[counts].mean(0) ** 2))
+    at, widths = best if gain > error else even, np.exp(factor * np.sqrt(np.mean(off ** 2, 1)))
+    for name, part, ppl, width in zip(names, shares[at], np.exp(log_ppl('', tokens)[:, at]), widths):
+        epochs = f'{part * tokens / own[name]:.2f} epochs, ' if name in own else ''
+        print(f'{name}: {part:.1%}, {part * tokens:,.0f} tokens, {epochs}'
+              f'PPL {ppl:.4g} ({ppl / width:.4g} to {ppl * width:.4g})')
+    if not 0.99 * totals[0] < tokens < 1.01 * totals[-1]:
+        print(f'extrapolated: errors are those at {totals[0]:,} to {totals[-1]:,} tokens')
+    print(f'{"best" if gain > error else "no recommendation"}: {words(best)} lowers PPL by '
+          f'{-np.expm1(-gain):.1%} from {words(even)}, error {-np.expm1(-error):.1%}')
+    if gain <= error:
+        far = [[log_ppl(left, n)[counts].mean(0) for left in mixtures] for n in totals]
+        far = np.hstack(far) - np.hstack(far).mean(0)  # (refits, totals * S)
+        for _ in range(2):  # the second where the refits still differ, given the first
+            i = np.square(far).sum(0).argmax()
+            far -= np.outer(far[:, i], far[:, i] @ far / np.square(far[:, i]).sum())
+            print(f'would tell: {words(i % len(shares))} of {totals[i // len(shares)]:,} tokens')
+
+mix.options = SCORING | MIX | {
+    'tokens': (0.0, 'of the run to plan; 0: as many as the largest run'),
+    'own': ([], 'NAME=TOKENS, the length of a text, which --max_epochs caps'),
+    'for': ('mean', 'the language whose PPL counts; mean: the mean loss of all'),
+    'max_epochs': (4.0, 'of a text of --own')}
 
 # -----------------------------------------------------------------------------
 # alignment and matching (paper, sections 4.2 and 5.2, appendices C, F, G)
@@ -1194,7 +1313,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
-    for function in (ppl, teff, alignment, matching, glue, report):
+    for function in (ppl, teff, mix, alignment, matching, glue, report):
         command = commands.add_parser(
             function.__name__, help=function.__doc__, description=function.__doc__,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter)
