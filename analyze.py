@@ -395,7 +395,7 @@ def mark_step_matched(rows):
 def difference(row, other):
     """The first setting but tokens in which two runs differ, in words; '' if there is none."""
     a, b = row.get('cfg'), other.get('cfg')
-    for key in 'batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters'.split():
+    for key in 'batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters init_from'.split():
         x, y = getattr(a, key, 0), getattr(b, key, 0)
         if key == 'warmup_iters' and a:  # as many steps, or the same share of them
             share = abs(x / a.max_iters - y / b.max_iters)
@@ -1090,7 +1090,7 @@ def export(args):
     card = [f'# {name_of(args.out_dir)}, {name}', '', f'A GPT-2 of {c.n_layer} x {c.n_embd}: step '
             f'{run.step:,} of {cfg.max_iters:,}, (start, p(language)) = `{cfg.schedule}`.', '',
             *as_table(rows, ['language', 'tokens', 'ppl']), '', 'Made by `python analyze.py '
-            f'export {args.out_dir} --language {name}`. No licence is set: it depends on the texts.\n']
+            f'export {args.out_dir} --language {name}`. Its licence depends on the texts.\n']
     text = bpe.decode(data.tokens['test'][slice(*of['test'])][:1 << 17].tolist())
     to = Path(args.to or run.out_dir / f'hf_{name}')
     with making(to, partial=to.parent / '.partial') as aside:

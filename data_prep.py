@@ -697,6 +697,11 @@ class Dataset:
         self.pools = [np.flatnonzero(lang_ids == i) for i in range(len(languages))]
         self.origin = np.array([of_corpus['origin'] for of_corpus in self.corpus_of])
 
+    def vocabulary(self):
+        """Equal for two datasets if their ids mean the same, language by language."""
+        files = [self.path / of_corpus['tokenizer'] for of_corpus in self.corpus_of]
+        return hash_of([self.vocab_map.tolist(), [load_tokenizer(file).pieces for file in files]])
+
     def windows(self, part, starts, languages):
         """Inputs and targets, int64 (B, block_size) each, in model ids: the block_size + 1 tokens
         from each start (B,) of a part, in languages (B,)."""
