@@ -1074,17 +1074,17 @@ def export(args):
     ids, end = data.vocab_map[language, :bpe.vocab_size], bpe.pieces[bpe.eod]
     others = np.setdiff1d(range(c.vocab_size), ids).tolist() or None  # never generated
     ends = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'), int(ids[bpe.eod]))
-    files = {
-        'config': ends | {
+    files = {'config': ends | {
             'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'n_layer': c.n_layer,
             'n_embd': c.n_embd, 'n_head': c.n_embd // width, 'n_positions': c.block_size,
             'vocab_size': c.vocab_size, 'activation_function': 'gelu_new', 'attn_pdrop': 0.0,
             'embd_pdrop': 0.0, 'resid_pdrop': 0.0, 'tie_word_embeddings': False},
         'generation_config': ends | {'max_length': c.block_size, 'suppress_tokens': others},
         'tokenizer': fast_tokenizer(bpe, ids, c.vocab_size, of['tokenizer'].endswith('.tiktoken')),
-        'tokenizer_config': {'tokenizer_class': 'PreTrainedTokenizerFast', 'eos_token': end,
-            'pad_token': end, 'model_max_length': c.block_size, 'split_special_tokens': True,
-            'clean_up_tokenization_spaces': False}}
+        'tokenizer_config': {
+            'tokenizer_class': 'PreTrainedTokenizerFast', 'eos_token': end, 'pad_token': end,
+            'model_input_names': ['input_ids', 'attention_mask'], 'split_special_tokens': True,
+            'clean_up_tokenization_spaces': False, 'model_max_length': c.block_size}}
     ppl = read_measured(run.out_dir, 'results', lambda results: results['languages']) or {}
     rows = [dict(ppl.get(key, {}), language=key, tokens=n) for key, n in run.tokens_seen.items()]
     card = [f'# {name_of(args.out_dir)}, {name}', '', f'A GPT-2 of {c.n_layer} x {c.n_embd}: step '
