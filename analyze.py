@@ -42,8 +42,7 @@ from tqdm import tqdm
 
 import config
 from config import UserError
-from data_prep import (Dataset, Sampler, check_languages, load_tokenizer, making, marginals,
-                       needed, opened, write_aside)
+from data_prep import Dataset, Sampler, check_languages, load_tokenizer, making, marginals, needed, opened, write_aside
 
 # -----------------------------------------------------------------------------
 # Runs
