@@ -9,6 +9,7 @@ Measure trained runs.
     python analyze.py alignment OUT_DIR --parallel a.en a.fr  # two corpora need aligned lines
     python analyze.py matching OUT_DIR --parallel a.en a.fr   # the token pairs of one line
     python analyze.py glue OUT_DIR --data GLUE --tasks sst2   # fine-tune in L1, zero-shot in L2
+    python analyze.py export OUT_DIR --language EN2           # as a GPT-2 of Hugging Face's
     python analyze.py report OUT_DIR... --out report          # tables and figures
     python analyze.py report --plan table1                    # commands of the runs still missing
 
@@ -38,7 +39,17 @@ from tqdm import tqdm
 
 import config
 from config import UserError, figures, runs
-from data_prep import Dataset, Sampler, check_languages, load_tokenizer, marginals, opened, write_aside
+from data_prep import (
+    Dataset,
+    Sampler,
+    check_languages,
+    load_tokenizer,
+    making,
+    marginals,
+    needed,
+    opened,
+    write_aside,
+)
 
 # -----------------------------------------------------------------------------
 # Runs
@@ -365,7 +376,7 @@ def mark_step_matched(rows):
 def difference(row, other):
     """The first setting but tokens in which two runs differ, in words; '' if there is none."""
     a, b = row.get('cfg'), other.get('cfg')
-    for key in 'batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters'.split():
+    for key in 'batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters init_from'.split():
         x, y = getattr(a, key, 0), getattr(b, key, 0)
         if key == 'warmup_iters' and a:  # as many steps, or the same share of them
             share = abs(x / a.max_iters - y / b.max_iters)
@@ -1047,6 +1058,91 @@ glue.options = PAIR | {
     'dtype': ('auto', 'float32, bfloat16; auto: bfloat16 on cuda')}
 
 # -----------------------------------------------------------------------------
+# export: a run as a GPT-2 of Hugging Face's transformers
+
+def gpt2_weights(model, width):
+    """The weights, by their names there, of a GPT-2 with n_embd / width heads and equal logits."""
+    from torch.nn.functional import pad
+    inner, C, weights = model.config.n_head * width, model.config.n_embd, {}
+    for name, w in model.state_dict().items():
+        if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,); heads that there are not are zeros
+            w = pad(w.view(3, inner, -1), (0, 0, 0, C - inner)).flatten(0, 1).squeeze(1)
+        elif 'attn.c_proj.weight' in name:  # (C, inner)
+            w = pad(w, (0, C - inner))
+        elif name == 'wte.weight':
+            w = w * math.sqrt(C)
+        w = w.t() if '.c_' in name else w  # there (inputs, outputs)
+        weights['transformer.' * (name != 'lm_head.weight') + name] = w.contiguous()
+    return weights
+
+def fast_tokenizer(tokenizer, ids, vocab_size, bytewise):
+    """tokenizer.json: a language's pieces under its model ids (V,). All pairs of pieces that join
+    into a piece are merges, in the order of the ids: as in SentencePiece and tiktoken."""
+    pieces, end = tokenizer.pieces, tokenizer.pieces[tokenizer.eod]
+    blanks = [{'type': 'Replace', 'pattern': {'String': a}, 'content': b} for a, b in (' ▁', '▁ ')]
+    steps = {'normalizer': blanks[0], 'decoder': {
+        'type': 'Sequence', 'decoders': [blanks[1], {'type': 'ByteFallback'}, {'type': 'Fuse'}]}}
+    if bytewise:  # tiktoken's pieces are bytes: those that do not print are Ā, ā, ... there
+        hidden = dict(zip([*range(33), *range(127, 161), 173], range(256, 324)))
+        pieces = [piece.translate(hidden) for piece in pieces]
+        level = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': False}
+        steps = {'pre_tokenizer': level, 'decoder': level}
+    vocab = dict(zip(pieces, ids.tolist()))
+    merges = [(piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece))
+              if piece != end and piece[:i] in vocab and piece[i:] in vocab]
+    vocab |= {f'<other {i}>': i for i in sorted({*range(vocab_size)} - {*vocab.values()})}
+    return steps | {'added_tokens': [], 'model': {'type': 'BPE', 'vocab': vocab, 'merges': merges,
+                    'byte_fallback': True, 'ignore_merges': bytewise}}
+
+def export(args):
+    """a run in one of its languages, as a GPT-2 that Hugging Face's transformers loads"""
+    transformers = needed('transformers', 'export', '.[export]')
+    save_file = needed('safetensors.torch', 'export', '.[export]').save_file
+    run = load_run(args.out_dir, 'cpu')
+    cfg, data, c = run.cfg, run.dataset, run.model.config
+    width = c.head_dim or c.n_embd // c.n_head
+    if cfg.model == 'word2vec' or c.n_embd % width or c.n_head * width > c.n_embd:
+        raise UserError(f'{args.out_dir} is no GPT-2: {cfg.model}, {c.n_head} heads of {width}')
+    language, = language_ids(run, [args.language or data.names[0]])
+    name, of, bpe = data.names[language], data.corpus_of[language], tokenizer_of(run, language)
+    ids, end = data.vocab_map[language, :bpe.vocab_size], bpe.pieces[bpe.eod]
+    others = np.setdiff1d(range(c.vocab_size), ids).tolist() or None  # never generated
+    ends = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'), int(ids[bpe.eod]))
+    files = {'config': ends | {
+            'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'n_layer': c.n_layer,
+            'n_embd': c.n_embd, 'n_head': c.n_embd // width, 'n_positions': c.block_size,
+            'vocab_size': c.vocab_size, 'activation_function': 'gelu_new', 'attn_pdrop': 0.0,
+            'embd_pdrop': 0.0, 'resid_pdrop': 0.0, 'tie_word_embeddings': False},
+        'generation_config': ends | {'max_length': c.block_size, 'suppress_tokens': others},
+        'tokenizer': fast_tokenizer(bpe, ids, c.vocab_size, of['tokenizer'].endswith('.tiktoken')),
+        'tokenizer_config': {
+            'tokenizer_class': 'PreTrainedTokenizerFast', 'eos_token': end, 'pad_token': end,
+            'model_input_names': ['input_ids', 'attention_mask'], 'split_special_tokens': True,
+            'clean_up_tokenization_spaces': False, 'model_max_length': c.block_size}}
+    ppl = read_measured(run.out_dir, 'results', lambda results: results['languages']) or {}
+    rows = [dict(ppl.get(key, {}), language=key, tokens=n) for key, n in run.tokens_seen.items()]
+    card = [f'# {name_of(args.out_dir)}, {name}', '', f'A GPT-2 of {c.n_layer} x {c.n_embd}: step '
+            f'{run.step:,} of {cfg.max_iters:,}, (start, p(language)) = `{cfg.schedule}`.', '',
+            *as_table(rows, ['language', 'tokens', 'ppl']), '', 'Made by `python analyze.py '
+            f'export {args.out_dir} --language {name}`. Its licence depends on the texts.\n']
+    text = bpe.decode(data.tokens['test'][slice(*of['test'])][:1 << 17].tolist())
+    to = Path(args.to or run.out_dir / f'hf_{name}')
+    with making(to, partial=to.parent / '.partial') as aside:
+        if not aside:
+            raise UserError(f'{to} is there already: remove it, or choose another --to')
+        for file, content in files.items():
+            (aside / f'{file}.json').write_text(json.dumps(content) + '\n', 'utf-8')
+        (aside / 'README.md').write_text('\n'.join(card), 'utf-8')
+        save_file(gpt2_weights(run.model, width), aside / 'model.safetensors', {'format': 'pt'})
+        found = transformers.AutoTokenizer.from_pretrained(aside).encode(text, verbose=False)
+        if found != ids[bpe.encode(text)].tolist():
+            raise UserError(f'{of["tokenizer"]} is no BPE of the kind that data_prep.py trains')
+    print(f'written: {to}')
+
+export.options = {'out_dir': PAIR['out_dir'], 'language': ('', 'default: the first'),
+                  'to': ('', 'folder to write; default: OUT_DIR/hf_LANGUAGE')}
+
+# -----------------------------------------------------------------------------
 # report: all measurements in one long table, the paper's beside them -> tables and figures
 
 def schedule_name(schedule):
@@ -1313,7 +1409,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
-    for function in (ppl, teff, mix, alignment, matching, glue, report):
+    for function in (ppl, teff, mix, alignment, matching, glue, export, report):
         command = commands.add_parser(
             function.__name__, help=function.__doc__, description=function.__doc__,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter)

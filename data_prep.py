@@ -95,10 +95,10 @@ def write_aside(path, write, previous=None):
             aside.unlink(missing_ok=True)
 
 @contextlib.contextmanager
-def making(path, overwrite=False):
+def making(path, overwrite=False, partial=PARTIAL):
     """Yields a new folder that will be moved to `path`, or None if `path` exists."""
-    aside = PARTIAL / path.name
-    with locked(PARTIAL / f'{path.name}.lock', f'{path} is being made'):
+    aside = partial / path.name
+    with locked(partial / f'{path.name}.lock', f'{path} is being made'):
         shutil.rmtree(aside, ignore_errors=True)  # of a killed process
         if path.exists() and not overwrite:
             yield None
@@ -142,11 +142,11 @@ def read_meta(folder, remedy, verify='*'):
                 raise ValueError(f'{name} has changed since it was written')
     return meta
 
-def needed(package, user):
+def needed(package, user, install=''):
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise UserError(f'{user} needs a package: pip install {package}') from None
+        raise UserError(f'{user} needs a package: pip install {install or package}') from None
 
 def open_zstd(path, mode):
     package = 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'
@@ -696,6 +696,11 @@ class Dataset:
             lang_ids = np.fromfile(self.path / 'train_lang.bin', np.uint8)
         self.pools = [np.flatnonzero(lang_ids == i) for i in range(len(languages))]
         self.origin = np.array([of_corpus['origin'] for of_corpus in self.corpus_of])
+
+    def vocabulary(self):
+        """Equal for two datasets if their ids mean the same, language by language."""
+        files = [self.path / of_corpus['tokenizer'] for of_corpus in self.corpus_of]
+        return hash_of([self.vocab_map.tolist(), [load_tokenizer(file).pieces for file in files]])
 
     def windows(self, part, starts, languages):
         """Inputs and targets, int64 (B, block_size) each, in model ids: the block_size + 1 tokens

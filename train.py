@@ -42,6 +42,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from config import UserError
+from config.tracking import check_tracker, open_tracker
 from data_prep import DATA, Dataset, Sampler, check_languages, locked, marginals, write_aside
 from model import GPT, GPTConfig, Word2Vec
 
@@ -146,6 +147,21 @@ def check_out_dir(cfg):
     return load_checkpoint(out_dir, cfg)
 
 
+def init_weights(model, dataset, cfg):
+    """Copy the weights of the run cfg.init_from, if its ids and its shape are those of this run."""
+    path = Path(cfg.init_from, 'config.json')
+    with config.reading(path, 'init_from must be a run'):
+        other = config.restored(json.loads(path.read_text()), path)
+    weights = (load_checkpoint(cfg.init_from, other) or {}).get('model', {})
+    there, here = (
+        {'vocabulary': d.vocabulary(), 'n_head': c.n_head} | {k: [*w.shape] for k, w in ws.items()}
+        for d, c, ws in ((Dataset(other, ()), other, weights), (dataset, cfg, model.state_dict())))
+    for key in there | here:
+        if there.get(key) != here.get(key):
+            raise UserError(f'init_from: its {key} is {there.get(key)}, here {here.get(key)}')
+    model.load_state_dict(weights)
+
+
 def open_log(path, last):
     """A log opened for appending, its lines after the last checkpoint dropped."""
     with config.reading(path, 'repair or remove it, then run the same command again'):
@@ -216,6 +232,7 @@ def train(cfg, held):
     master = rank == 0
     say = print if master else lambda *a, **k: None
     check_languages(cfg)
+    check_tracker(cfg)
     if cfg.compile not in ('auto', True, False):
         raise UserError(f"compile must be 'auto', True or False, not {cfg.compile!r}")
     device, autocast = choose_device(cfg.device, cfg.dtype)
@@ -253,6 +270,8 @@ def train(cfg, held):
     if ddp:
         dist.init_process_group('cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo')
     model = raw_model = new_model(cfg, dataset.meta['vocab_size'])
+    if cfg.init_from and not checkpoint:
+        init_weights(model, dataset, cfg)
     split = ddp and cfg.shard
     if split:  # a model too large for one GPU: every process holds a part of each block
         mesh = dist.device_mesh.init_device_mesh(kind, (world,))
@@ -292,10 +311,12 @@ def train(cfg, held):
         settings = json.dumps(vars(cfg) | {'resume': False, 'overwrite': False}, indent=1) + '\n'
         write_aside(out_dir / 'config.json', lambda aside: aside.write_text(settings))
         logs = {name: open_log(out_dir / f'{name}.jsonl', start) for name in ('log', 'speed')}
+        track = open_tracker(cfg, dataset.names, start, held)
 
     def log(name, **figures):
         if master:
             print(json.dumps(figures), file=logs[name], flush=True)
+            track(**figures)
 
     # ---- the loop ------------------------------------------------------------
     mine, share = slice(rank * batch_size, (rank + 1) * batch_size), micro_batch_size / batch_size

@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 DEFAULT = Path(__file__).parent / 'default.py'
 # settings that do not change what is learned: a run may be continued, or recognised as finished, with other values
 FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval',
-        'keep_checkpoints', 'resume', 'overwrite', 'device', 'dtype', 'compile', 'num_workers'}
+        'log_to', 'keep_checkpoints', 'resume', 'overwrite', 'device', 'dtype', 'compile', 'num_workers'}
 
 
 class UserError(Exception):

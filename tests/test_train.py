@@ -275,3 +275,61 @@ def test_three_languages_with_one_tokenizer_train_and_are_measured_each(alone, d
     assert list(results['languages']) == ['EN', 'FR', 'DE'] and sum(results['tokens_seen'].values()) == 12 * 8 * 32
     assert all(1 < language['ppl'] < 700 for language in results['languages'].values())
     assert len({language['test_text'] for language in results['languages'].values()}) == 3
+
+
+# ---- log_to, init_from
+
+
+@pytest.mark.parametrize('log_to', ['tensorboard', 'wandb'])
+def test_a_log_is_also_drawn_elsewhere_and_a_resumed_run_goes_on_there(log_to, alone):
+    pytest.importorskip(log_to)
+    run = arguments(**CLONES, out_dir='out/a', log_to=log_to, checkpoint_interval=5)
+    for _ in range(2):
+        assert script('train.py', *run, WANDB_MODE='offline').status == 0
+        os.replace('out/a/ckpt_previous.pt', 'out/a/ckpt.pt')  # back to step 10
+    if log_to == 'wandb':
+        runs = list(Path('out/a/wandb').glob('offline-run-*'))
+        assert len({run.name.rpartition('-')[2] for run in runs}) == 1  # of one id
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    drawn = EventAccumulator('out/a/tensorboard').Reload()
+    for key, of in ('loss', None), ('lr', None), ('tokens_seen', 'EN2'), ('eval_loss', 'EN1'):
+        logged = [(record['step'], record[key][of] if of else record[key]) for record in log_of('out/a') if key in record]
+        events = drawn.Scalars(f'{key}/{of}' if of else key)
+        assert [event.step for event in events] == [step for step, _ in logged]
+        assert [event.value for event in events] == pytest.approx([value for _, value in logged])
+    assert {event.value for event in drawn.Scalars('p_language/EN2')} == {0.25}
+
+
+@pytest.mark.parametrize('log_to, says', [('csv', "log_to must be 'tensorboard'"), ('wandb', r'pip install \.\[log\]')])
+def test_a_tracker_that_is_not_there_is_named_before_anything_is_made(log_to, says, alone, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(train.UserError, match=says):
+        train.main(settings(log_to=log_to, out_dir='out/a'))
+    assert not Path('data').exists() and not Path('out').exists()
+
+
+def test_a_run_begins_with_the_weights_of_another_and_resumes_without_it(alone, monkeypatch):
+    train.main(settings(**CLONES, out_dir='out/first'))
+    second = settings(**CLONES, out_dir='out/second', init_from='out/first', learning_rate=0.0, min_lr=0.0, checkpoint_interval=5)
+    train.main(second)  # a learning rate of zero: the last weights are the first
+    first, last = load('out/first/ckpt.pt'), load('out/second/ckpt.pt')
+    assert same(first['model'], last['model']) and last['step'] == 12
+    assert json.loads(Path('out/second/config.json').read_text())['init_from'] == 'out/first'
+    os.replace('out/second/ckpt_previous.pt', 'out/second/ckpt.pt')  # back to step 10
+    shutil.rmtree('out/first')
+    train.main(second)
+    assert same(load('out/second/ckpt.pt'), last)
+
+
+@pytest.mark.parametrize('own, says', [
+    ({'init_from': 'out/none'}, 'init_from must be a run'), ({'n_embd': 64}, r'its wte.weight is \[400, 32\], here \[400, 64\]'),
+    ({'block_size': 16, 'dataset': 'short'}, 'its wpe.weight is'), ({'n_head': 4}, 'its n_head is 2, here 4'),
+    ({'vocab_size': 401, 'dataset': 'larger'}, 'its vocabulary is'), ({'n_layer': 3}, 'is None, here'),
+    ({'min_chars': 9000, 'dataset': 'fewer'}, 'its vocabulary is'), ({'model': 'word2vec'}, 'wpe.weight is')])
+def test_weights_of_another_shape_or_vocabulary_are_refused(own, says, here):
+    if not Path('out/first/ckpt.pt').exists():
+        train.main(settings(out_dir='out/first'))
+    with pytest.raises(train.UserError, match=says):
+        train.main(settings(**{'out_dir': 'out/refused', 'init_from': 'out/first'} | own))
+    assert not Path('out/refused/config.json').exists()
