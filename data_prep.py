@@ -152,7 +152,6 @@ def open_zstd(path, mode):
     package = 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'
     return needed(package, path).open(path, mode)
 
-
 OPEN = {'': open, '.gz': gzip.open, '.xz': lzma.open, '.zst': open_zstd}
 
 def suffixes(path):
@@ -166,7 +165,6 @@ def opened(path):
     unpack = OPEN[suffixes(path)[1]]
     with reading(path, 'it must be complete, and text in UTF-8'), unpack(path, 'rb') as stream:
         yield stream
-
 
 # -----------------------------------------------------------------------------
 # Sources: each is a generator of documents, strings, in a fixed order
@@ -230,7 +228,6 @@ def file_documents(paths, field):
     for path in paths:
         with opened(path) as stream:
             yield from documents_in(stream, str(path), field)
-
 
 # European Literary Text Collection: language -> release, checksum of its novels.
 # This is ELTeC 1.1.0 of April 2021, and Italian; later commits have other texts.
@@ -335,7 +332,6 @@ def cleaned(text):
     text = re.sub(r' ?\n ?', '\n', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip()
 
-
 # -----------------------------------------------------------------------------
 # Tokenizers: files, .model of SentencePiece or .tiktoken
 
@@ -414,7 +410,6 @@ def load_tokenizer(path):
         encode = bpe.encode_ordinary
     return SimpleNamespace(encode=encode, decode=bpe.decode, vocab_size=len(pieces), eod=eod,
                            pieces=pieces)
-
 
 # -----------------------------------------------------------------------------
 # A corpus: text -> tokens in the cache, once per tokenizer
@@ -519,7 +514,6 @@ def write_tokens(folder, corpus, source, tokenizer_file, cfg, enough):
     print(f'{corpus}:', ', '.join(f'{what} {n:,}' for what, n in sorted(counts.items())))
     write_meta(folder, counts | {'vocab_size': tokenizer.vocab_size, 'eod': tokenizer.eod})
 
-
 # -----------------------------------------------------------------------------
 # Languages and vocabulary map
 
@@ -590,7 +584,6 @@ def language_ids(cfg, sequences):
         rng = np.random.default_rng([cfg.data_seed, number])
         arrays.append(rng.permutation(np.repeat(ids, np.diff(bounds))))
     return np.concatenate(arrays)
-
 
 # -----------------------------------------------------------------------------
 # Dataset
@@ -741,7 +734,6 @@ class Dataset:
             counts = self.occurrences(language)
             share[row[:len(counts)]] += p[language] * counts / counts.sum()
         return share
-
 
 # -----------------------------------------------------------------------------
 # Sampler
