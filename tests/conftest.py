@@ -1,16 +1,19 @@
-"""Tiny real text (the manual that comes with CPython), tiny settings, scripts run as a user would."""
+"""Tiny real text (the manual that comes with CPython), tiny settings, runs as a user makes them."""
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
 import pytest
+import torch
 
 import config
+import train
 
 hypothesis.settings.register_profile(
     'seeded', derandomize=True, database=None, deadline=None, max_examples=60,
@@ -25,68 +28,85 @@ TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, '
 CLONES = {'dataset': 'clones', 'languages': [('EN1', 'en'), ('EN2', 'en')],
           'schedule': [(0.0, (0.75, 0.25))]}
 
+def pytest_configure():
+    """One thread for every process, as the tests start many; modules of ours for python -c."""
+    os.environ |= {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    torch.set_num_threads(1)
 
 def settings(**overrides):
     """All settings, tiny ones unless overridden."""
     return SimpleNamespace(**vars(config.load([])) | TINY | overrides)
 
-
 def arguments(**overrides):
     """The same settings as a command line."""
     return [f'--{k}={v}' for k, v in (TINY | overrides).items()]
 
-
-def script(*command, **environment):
-    """Run one of the scripts -> its status, out, err."""
-    process = subprocess.run([sys.executable, ROOT / command[0], *map(str, command[1:])], text=True,
-                             capture_output=True, env=os.environ | environment, timeout=240)
+def run(*command, **options):
+    """Run a command line -> its status, out, err."""
+    process = subprocess.run([*map(str, command)], text=True, capture_output=True, timeout=240,
+                             **options)
     return SimpleNamespace(status=process.returncode, out=process.stdout, err=process.stderr)
 
+def command(name, *args, processes=1):
+    """The command line that runs a script in one or more processes."""
+    torchrun = f'-m torch.distributed.run --standalone --nproc_per_node={processes}'.split()
+    return [sys.executable, *torchrun[:4 * (processes > 1)], ROOT / name, *args]
 
-def two_processes(*command):
-    """The command line that runs a script in two processes."""
-    return [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-            *map(str, command)]
+def script(name, *args, processes=1, **options):
+    """Run one of the scripts."""
+    return run(*command(name, *args, processes=processes), **options)
 
+def begin(*args, processes=1, until='out/a/log.jsonl'):
+    """Start train.py and wait until it has written something to a file, or has ended."""
+    process = subprocess.Popen(command('train.py', *args, processes=processes), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            if Path(until).stat().st_size:
+                break
+        time.sleep(0.001)
+    return process
+
+def trained(*configs, **overrides):
+    """Train in this process, which keeps its own handling of signals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, 'catch_signals', lambda alone: [])
+        train.main(config.load([*configs, *arguments(**overrides)]))
+
+def load(path):
+    return torch.load(path, weights_only=True)
 
 def plain(text):
     """A text as data_prep.py cleans it, in another way: line by line, word by word."""
     lines = [' '.join(line.split()) for line in text.split('\n')]
     return '\n'.join(line for i, line in enumerate(lines) if line or i and lines[i - 1]).strip()
 
-
 def manual():
     """Forty pages of Python's manual, about 350 kB of English."""
     from pydoc_data.topics import topics
     return [plain(text) for text in sorted(topics.values(), key=len)[-40:]]
 
-
-def write_text(folder):
-    """The manual as folder/text/*.txt."""
-    (folder / 'text').mkdir()
-    for i, text in enumerate(manual()):
-        (folder / 'text' / f'{i:02}.txt').write_text(text, 'utf-8')
-
+def write_text(folder, texts):
+    """Texts as folder/00.txt, 01.txt, ..."""
+    folder.mkdir(parents=True)
+    for i, text in enumerate(texts):
+        (folder / f'{i:02}.txt').write_text(text, 'utf-8')
 
 @pytest.fixture(scope='session')
 def documents():
     return manual()
 
-
 @pytest.fixture(scope='session')
-def workplace(tmp_path_factory):
+def workplace(tmp_path_factory, documents):
     """A folder with text/*.txt, shared by tests that only add to it."""
     folder = tmp_path_factory.mktemp('workplace')
-    write_text(folder)
+    write_text(folder / 'text', documents)
     return folder
-
 
 @pytest.fixture
 def here(workplace, monkeypatch):
     """The shared folder as working directory."""
     monkeypatch.chdir(workplace)
-    return workplace
-
 
 @pytest.fixture
 def alone(workplace, tmp_path, monkeypatch):
@@ -95,28 +115,20 @@ def alone(workplace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
-
 @pytest.fixture(scope='session')
 def runs(workplace):
-    """Three monolingual runs and a cloned one, as a user makes them."""
+    """Three monolingual runs and a cloned one."""
     folder = workplace / 'four'
-    folder.mkdir()
-    (folder / 'text').symlink_to(workplace / 'text')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    write_text(folder / 'text', manual())
+    with contextlib.chdir(folder):
         for name, steps in ('mono_20', 40), ('mono_50', 100), ('mono_100', 200), ('cloned', 200):
-            run = CLONES if name == 'cloned' else {}
-            run = arguments(**run, max_iters=steps, log_interval=100, out_dir=f'out/{name}')
-            result = script('train.py', *run)
-            assert result.status == 0, result.err
+            of = CLONES if name == 'cloned' else {}
+            trained(**of, max_iters=steps, log_interval=100, out_dir=f'out/{name}')
     return folder
-
 
 @pytest.fixture
 def in_runs(runs, monkeypatch):
     monkeypatch.chdir(runs)
-    return runs
-
 
 def family(pid):
     """The ids of a process and of all its descendants."""
@@ -128,7 +140,6 @@ def family(pid):
     for parent in found:
         found += [child for child, of in parents.items() if of == parent]
     return found
-
 
 def kill(process):
     """kill -9 a process and its descendants: torchrun's workers are in sessions of their own."""

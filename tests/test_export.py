@@ -22,7 +22,8 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 transformers = pytest.importorskip('transformers')
 pytest.importorskip('safetensors')
 
-HARD = ['', ' ', '  two  blanks ', '\ttabs\t', 'a\r\nb\n\n\nc', '\U0001f600 日本語 Ünï', 'x' * 40,
+HARD = ['', ' ', '  two  blanks ', '\ttabs\t', 'a\r\nb\n\n\nc',
+        '\U0001f600 日本語 Ünï', 'x' * 40,
         '</s><unk><0x41><|endoftext|>', '.' * 33 + '-' * 17, "it's we'LL 1234 \u00a0 \u3000"]
 
 
