@@ -148,7 +148,6 @@ def main():
     for name in args.names or by_name:
         torch.manual_seed(0)
         by_name[name](args)
-        sys.stdout.flush()
 
 if __name__ == '__main__':
     main()

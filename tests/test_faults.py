@@ -65,9 +65,10 @@ def killed(prepared, workplace):
 def test_1_kills_at_random_moments_change_nothing():
     assert faults.run_kills(4, seed=100, jobs=2) == 0
 
-def test_1_killed_between_two_renames_the_checkpoint_before_is_taken(killed, undisturbed):
+def test_1_killed_between_two_renames_the_checkpoint_before_is_taken(killed, undisturbed, capsys):
     LAST.unlink(missing_ok=True)  # moved to ckpt_previous.pt, its successor still aside
     assert_continues_to(undisturbed)
+    assert 'resumed after step' in capsys.readouterr().out
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_2_a_signal_stops_the_run_after_its_step_saved_with_status_75(
