@@ -131,6 +131,14 @@ def test_every_row_of_the_papers_tables_is_one_run(source, row):
     if not run.overrides:  # it has a config of its own
         names = run.config, run.cfg.dataset, run.cfg.out_dir
         assert names == (f'config/{run.run}.py', run.run, f'out/{run.run}')
+    readme = (ROOT / 'config' / 'README.md').read_text().split('\n')
+    line, = [line for line in readme if line.startswith(f'| {source}, row {row} |')]
+    _, _, name, _, ppl, teff, *_ = (cell.strip() for cell in line.split('|'))
+    assert name == (run.run if run.overrides else f'[{run.run}]({run.run}.py)')
+    values = {(figure.measure, figure.number): figure.value for figure in printed(source, row)}
+    numbers = [number for measure, number in values if measure == 'PPL']
+    assert ppl == ' / '.join(values['PPL', number] for number in numbers)
+    assert teff == ' / '.join(values.get(('TEff', number), '-') for number in numbers)
 
 @pytest.mark.parametrize('size', ['4x512', '12x768', '24x1024'])
 @pytest.mark.parametrize('corpus', ['en', 'fr'])
@@ -156,3 +164,17 @@ def test_the_papers_figures_are_as_it_prints_them():
     embeddings = re.search(r'from (0\.\d\d) for .* to (0\.\d\d) for', later).groups()
     appendix = [figure.value for figure in figures() if figure.source == 'Appendix C']
     assert appendix == list(embeddings)
+
+@pytest.mark.parametrize('setting, measure, source, values', [
+    ('en fr, disjoint, 1, 50/50, 12x768', 'gradients', 'Fig. 13', '0.04'),  # swapped on arXiv
+    ('en fr, disjoint, 1, 90/10, 12x768', 'gradients', 'Fig. 13', '0.05'),
+    ('en en, disjoint, 1, 95/5, 12x768', 'embeddings', 'Appendix C', '0.28'),  # arXiv: 90/10
+    ('en en, disjoint, 1, 90/10, 12x768', 'embeddings', 'read off Fig. 6', '0.20'),
+    ('en en, disjoint, 3, 90/10, 12x768', 'PPL', "authors' notebook", '19.03 22.27'),
+    ('en en, 0.05 anchors, 1, 50/50, 12x768', 'PPL', 'read off Fig. 8', '23.4'),
+    ('en en, disjoint, 0.5, 90/10, 4x512', 'TEff', 'read off Fig. 9', '1.17 3.46')])
+def test_a_figure_beside_the_tables_stands_with_its_source(setting, measure, source, values):
+    found = [figure for figure in figures()
+             if (figure.setting, figure.measure) == (setting, measure)]
+    assert [figure.value for figure in found] == values.split()
+    assert {figure.source for figure in found} == {source}

@@ -127,6 +127,34 @@ def test_a_hub_data_set_is_read_as_far_as_training_needs(alone, documents):
     assert more['test_documents'] == data_prep.HUB_TEST_DOCUMENTS // 10
     assert less['train'][1] == math.ceil(1.02 * 50 * 8 * 32) and less['test'] == more['test']
 
+GATED_HUB = """
+import http.server, os, threading
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(403)
+        self.send_header('X-Error-Code', 'GatedRepo')
+        self.end_headers()
+    def log_message(self, *args): pass
+server = http.server.HTTPServer(('127.0.0.1', 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ['HF_ENDPOINT'] = f'http://127.0.0.1:{server.server_port}'
+import config, data_prep
+config.run(lambda: list(data_prep.documents_of('hf:secret/books')))
+"""
+
+def test_a_gated_hub_data_set_says_so_in_one_line(alone):
+    pytest.importorskip('datasets', reason='the optional package datasets is not installed')
+    ended = subprocess.run([sys.executable, '-c', GATED_HUB], capture_output=True, text=True)
+    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert 'hf:secret/books cannot be read (GatedRepoError' in ended.stderr
+
+def test_the_commit_of_a_hub_data_set_identifies_it(alone):
+    for commit in ('a' * 40, 'b' * 40):
+        store = Path('data/.cache') / f'hub-{data_prep.hash_of(["x/y@" + commit])}'
+        store.mkdir(parents=True)
+        (store / 'commit').write_text(commit)
+        assert data_prep.fingerprint(f'hf:x/y@{commit}') == [f'hf:x/y@{commit}', commit]
+
 def test_a_hub_data_set_whose_connection_broke_resumes_where_it_ended(alone, documents):
     books = [data_prep.cleaned(f'Book {i}. {documents[i % 40]}') for i in range(1000)]
     write_hub('train-1.jsonl', books[:500])
