@@ -1,7 +1,7 @@
 """Settings, nanoGPT's way: config/default.py names them all, a config file overrides some, --key=value overrides that.
 A config file is Python and is executed: read it before you run it.
 
-Every function of this project raises UserError for a user's mistake or a damaged file; docstrings do not repeat it."""
+Every function of this project raises UserError for a user's mistake or a damaged file: no other remark says so again."""
 import ast
 import contextlib
 import difflib
