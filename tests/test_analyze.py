@@ -269,14 +269,15 @@ def test_every_size_corpus_and_test_text_has_its_own_law(other):
     assert list(token_efficiency(rows)[0]) == [('gpt', 'en', ''), other]
     assert [found['teff'] for found in rows] == approx([1] * 6)
 
-@pytest.mark.parametrize('own, others, ppl, printed', [
-    (0.12e9, 1.08e9, 32.8, 0.12), (0.6e9, 0.6e9, 26.1, -0.11)])  # EN2 at 90/10 and 50/50
-def test_tau_is_what_a_token_of_another_language_is_worth(own, others, ppl, printed):
-    table1 = (1.2e9, 21.9), (0.6e9, 25.3), (0.12e9, 48.4)  # rows 1 to 3
-    rows = [*(row('mono', *point) for point in table1), row('multi', own, ppl, others)]
-    token_efficiency(rows)
-    assert rows[-1]['tau'] == approx(printed, abs=0.02)
-    assert rows[-1]['tau'] == approx((rows[-1]['mlte'] - own) / others)
+@pytest.mark.parametrize('corpus, own, ppl, printed', [  # own: a share of all tokens
+    ('en', 0.1, 32.805344, 0.12), ('en', 0.5, 26.136199, -0.11), ('en', 1 / 18, 33.414951, 0.15),
+    ('fr', 0.1, 31.892938, 0.01), ('fr', 0.1, 29.044094, 0.03)])
+def test_tau_is_what_a_token_of_another_language_is_worth(corpus, own, ppl, printed):
+    law = authors_law(corpus)
+    law.runs = []
+    found = {'ppl': ppl, 'tokens': own, 'others': 1 - own, 'role': 'multi'}
+    analyze.add_efficiency(found, law)
+    assert found['tau'] == approx(printed, abs=0.006)
 
 @pytest.mark.parametrize('changes, says', [
     ({'batch_size': 160, 'max_iters': 50}, 'batch_size 160, mono_200000 80'),
