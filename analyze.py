@@ -353,7 +353,7 @@ def rows_of_run(out_dir, args, finished=True):
                 others = sum(seen.values()) - seen[name]
                 rows.append({
                     'run': name_of(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
-                    'model': f'{cfg.model}-{cfg.n_layer}x{cfg.n_embd}', 'parameters': parameters,
+                    'model': f'{cfg.model}-{size_of(cfg)}', 'parameters': parameters,
                     'text': str(found['test_text']), 'ppl': number(found['ppl'], 1, 1e30),
                     'tokens': seen[name], 'others': others, 'role': 'multi' if others else 'mono'})
                 for key in ('bits_per_byte', 'ppl_uncertainty', 'epochs', 'exposure'):
@@ -590,14 +590,15 @@ def mix(args):
     def words(i):
         return ', '.join(f'{name} {part:.1%}' for name, part in zip(names, shares[i]))
     counts, off = [goal in (name, 'mean') for name in names], np.array(off)  # (languages, mixtures)
-    loss = log_ppl('', tokens)[counts].mean(0)  # (S,)
+    log_ppls = log_ppl('', tokens)
+    loss = log_ppls[counts].mean(0)  # (S,)
     best, even = loss.argmin(), np.ptp(shares, axis=1).argmin()
     mixtures = sorted(laws[0].keys() - {''})
     factor = t.ppf(0.975, len(mixtures) - 1)
     gain = loss[even] - loss[best]  # a difference of two: twice the variance
     error = factor * math.sqrt(2 * np.mean(off[counts].mean(0) ** 2))
     at, widths = best if gain > error else even, np.exp(factor * np.sqrt(np.mean(off ** 2, 1)))
-    for name, part, ppl, width in zip(names, shares[at], np.exp(log_ppl('', tokens)[:, at]), widths):
+    for name, part, ppl, width in zip(names, shares[at], np.exp(log_ppls[:, at]), widths):
         epochs = f'{part * tokens / own[name]:.2f} epochs, ' if name in own else ''
         print(f'{name}: {part:.1%}, {part * tokens:,.0f} tokens, {epochs}'
               f'PPL {ppl:.4g} ({ppl / width:.4g} to {ppl * width:.4g})')

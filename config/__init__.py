@@ -1,7 +1,7 @@
 """Settings, nanoGPT's way: config/default.py names them all, a config file overrides some, --key=value overrides that.
 A config file is Python and is executed: read it before you run it.
 
-Every function of this project raises UserError for a user's mistake or a damaged file: no other remark says so again."""
+Every function of this project raises UserError for a user's mistake or a damaged file: not repeated there."""
 import ast
 import contextlib
 import difflib
@@ -68,8 +68,8 @@ def load(argv, doc=''):
 def override(config, key, value, where):
     """config[key] = value, if the key exists and the value has its type and range."""
     if key not in config:
-        near = difflib.get_close_matches(key, config, 1, 0.4)
-        raise UserError(f'{where}: unknown setting {key!r}, ' + (f'did you mean {near[0]!r}?' if near else 'see --help'))
+        hit = difflib.get_close_matches(key, config, 1, 0.4)
+        raise UserError(f'{where}: unknown setting {key!r}, ' + (f'did you mean {hit[0]!r}?' if hit else 'see --help'))
     default = config[key]
     if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
         raise UserError(f'{where}: {key} must be between 0 and 2^63, not {value!s:.40}')
@@ -88,7 +88,7 @@ def restored(saved, where):
 
 
 def run(main):
-    """Call main(). A UserError or an OSError (disk full, no permission) becomes one line on stderr and exit status 1."""
+    """Call main(). A UserError or an OSError (disk full, no permission) becomes one line on stderr and exit 1."""
     try:
         return main()
     except (UserError, OSError) as e:

@@ -2,18 +2,20 @@
 
 # data
 dataset = 'novels'                 # the prepared data go to data/<dataset>/
-corpora = {'en': 'corpora/eltec-eng.tar.xz'}  # corpus -> source: a glob[:FIELD] of .txt, .jsonl, .parquet or .tar files, plain or .gz,
-                                   # .xz, .zst; 'eltec:deu' (novels, downloaded); 'hf:DATASET[:FIELD[:SUBSET[:SPLIT]]]' (streamed)
-languages = [('EN', 'en')]         # (name, corpus) in the order of their IDs; a second language of a corpus is its clone
+corpora = {'en': 'corpora/eltec-eng.tar.xz'}  # corpus -> source: a glob[:FIELD] of .txt, .jsonl, .parquet or .tar
+                                   # files, plain or .gz, .xz, .zst; 'eltec:deu' (novels, downloaded);
+                                   # 'hf:DATASET[:FIELD[:SUBSET[:SPLIT]]]' (streamed)
+languages = [('EN', 'en')]         # (name, corpus) in the order of their IDs; the second of a corpus is its clone
 schedule = [(0.0, (1.0,))]         # (start as a fraction of training, p(language)), piecewise constant
-tokenizer = 'sentencepiece'        # a BPE for each corpus; 'shared': one for all; FILE.model, 'tiktoken:gpt2', 'tiktoken:RANKS_FILE'
+tokenizer = 'sentencepiece'        # a BPE for each corpus; 'shared': one for all; FILE.model; 'tiktoken:gpt2',
+                                   # 'tiktoken:RANKS_FILE'
 vocab_size = 16384                 # pieces per corpus, if the tokenizer is trained here
 vocab = 'disjoint'                 # between corpora: 'disjoint', or 'anchored': equal pieces share one id
 anchor_frac = 0.0                  # between clones: share of the vocabulary that is not cloned
 block_size = 512                   # tokens per sequence; the next one is its last target
 test_frac = 0.05                   # share of the documents held out for evaluation
 min_chars = 200                    # shorter documents are dropped
-max_tokens = 0                     # training tokens read of each corpus, at most; 0: all, of a hub data set what training needs
+max_tokens = 0                     # training tokens of each corpus, at most; 0: all, of the hub what training needs
 data_seed = 0                      # test split, anchor choice, language of each sequence
 
 # model
@@ -31,7 +33,7 @@ micro_batch_size = 0               # sequences per forward pass, per device; 0: 
 max_iters = 18265                  # steps; 18,265 x 128 x 512 = 1.2B tokens
 learning_rate = 6e-4               # peak of the cosine
 min_lr = 6e-6                      # its end
-warmup_iters = 200                 # steps of linear warm-up, as in the authors' code and printed figures; the paper's text says 500
+warmup_iters = 200                 # steps of linear warm-up, as in the authors' code; the paper's text says 500
 beta1 = 0.9                        # Adam
 beta2 = 0.95
 eval_interval = 1000               # steps between evaluations on the test text; the last step always has one
