@@ -12,15 +12,6 @@ Measure trained runs.
     python analyze.py export OUT_DIR --language EN2           # as a GPT-2 of Hugging Face's
     python analyze.py report OUT_DIR... --out report          # tables and figures
     python analyze.py report --plan table1                    # commands of the runs still missing
-
-What differs from the authors' code, and why:
-    hidden states  beside unrelated text: a direction that all states share is no alignment
-    embeddings     all pairs across languages only, like the pairs they control
-    GLUE           after the final norm, without dropout: as in pretraining
-                   cuts the longer text, so that neither is lost
-                   selects by the task's own metric: accuracy is blind to rare classes
-    word2vec       without subsampling, with Adam: the GPT's batches and optimizer
-    precision      bfloat16 for float16, which needs loss scaling; measured in float32
 """
 import argparse
 import csv
@@ -35,9 +26,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
 import config
+import train
 from config import UserError, figures, runs
 from data_prep import (
     Dataset,
@@ -50,6 +44,7 @@ from data_prep import (
     opened,
     write_aside,
 )
+from model import linear_cross_entropy
 
 # -----------------------------------------------------------------------------
 # Runs
@@ -69,9 +64,6 @@ def settings_of(out_dir):
 
 def load_run(out_dir, device='auto', dtype='float32'):
     """A trained run: cfg, dataset, model, step, tokens_seen by language, device, autocast."""
-    import torch
-
-    import train  # --help and a table of runs need neither
     cfg = settings_of(out_dir)
     checkpoint = train.load_checkpoint(out_dir, cfg)
     if not checkpoint:
@@ -163,9 +155,6 @@ def sliding_window(run, ids, stride, batch_size, name=''):
     Windows of block_size tokens start every `stride` tokens. The last `stride` positions of each
     are scored, those before are context: after the first context every token is scored exactly
     once, the ragged end included."""
-    import torch
-
-    from model import linear_cross_entropy
     window, nats, scored = run.cfg.block_size, [], []
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
@@ -460,18 +449,15 @@ def token_efficiency(rows, mix_recipes=False):
 
 def similarity(folder):
     """What alignment has measured of a run's hidden states, in words."""
-    def convert(found):
+    def words(found):
         states, tokens = found['hidden_states'], found['retrieval'].get('tokens')
-        kind, control = 'position', 'control'
-        if kind not in states:
-            kind, control = 'matching', 'control_matching'
+        kind = '' if 'position' in states else '_matching'
+        cosines = states.get('position', states['matching']), states['control' + kind]
         text = (f'{folder}: hidden states of {" and ".join(found["languages"])}: cosine '
-                f'{np.mean(states[kind]):.2f}, unrelated text {np.mean(states[control]):.2f}')
-        if tokens:
-            share, chance = np.mean(tokens['share']), tokens['chance']
-            text += f'; counterpart nearest: {share:.2%}, by chance {chance:.2%}'
-        return text
-    return read_measured(folder, 'alignment', convert)
+                '{:.2f}, unrelated text {:.2f}'.format(*map(np.mean, cosines)))
+        near = '; counterpart nearest: {:.2%}, by chance {:.2%}'
+        return text + (near.format(np.mean(tokens['share']), tokens['chance']) if tokens else '')
+    return read_measured(folder, 'alignment', words)
 
 def teff(args):
     """token efficiency, by the law of monolingual runs"""
@@ -727,7 +713,6 @@ def training_frequency(run, language):
 def hidden_states(run, ids):
     """Every block's output for model ids (S,), before the final norm, scaled to length one:
     (n_layer, S, C)."""
-    import torch
     hidden = []
     with torch.no_grad(), run.autocast():
         run.model.features(torch.from_numpy(ids)[None].to(run.device), hidden)
@@ -764,7 +749,6 @@ def hidden_similarity(states, clones, most=4096):
     sequence and the parallel of the next one: 'control' by position ('control_within': in the first
     language), 'control_matching'. 'net' is 'position' less 'control' of clones, else 'matching' less
     'control_matching'. Retrieval: of sequences by their mean state, of clones' tokens among `most`."""
-    import torch
     sums, means, tokens, n = {}, [], [], 0
     states = iter(states)
     first = this = next(states)
@@ -792,7 +776,6 @@ def hidden_similarity(states, clones, most=4096):
 def gradients(run, ids):
     """Gradient of the mean loss over model ids (S,), flat, by parameter name; the fused query, key
     and value apart."""
-    import torch
     run.model.zero_grad()  # lets go of the last gradients, so that these need no copy
     ids = torch.from_numpy(ids)[None].to(run.device)
     with run.autocast():
@@ -808,12 +791,11 @@ def gradient_similarity(run, sequences):
     """Cosine between the gradients of parallel sequences, mean over these (appendix F): {'blocks':
     {parameter type: [by layer]}, 'others': {parameter: cosine}, 'macro_average': of the blocks}. The
     keys' bias is left out: softmax does not see it, its gradient is rounding."""
-    from torch.nn.functional import cosine_similarity
     sums, blocks, others = {}, {}, {}
     for pair in tqdm(sequences, 'gradients', leave=False, disable=None):
         a, b = (gradients(run, ids) for ids in pair)
         for name in a:
-            cosine = cosine_similarity(a[name].double(), b[name].double(), dim=0).item()
+            cosine = F.cosine_similarity(a[name].double(), b[name].double(), dim=0).item()
             sums[name] = sums.get(name, 0.0) + cosine / len(sequences)
     run.model.zero_grad()
     for name, value in sums.items():
@@ -884,12 +866,9 @@ def matching(args):
         print(f'{first}\t{second}\t{cosine[i, j]:.3f}')
     results = {'languages': [run.dataset.names[i] for i in pair], 'tokens': tokens, 'pairs': pairs}
     write_json(run.out_dir / 'matching.json', results | {'line': args.line})
-    plot = args.plot or run.out_dir / f'matching_line_{args.line}.png'
-    figures.save(figures.matching(**results), plot)
+    figures.save(figures.matching(**results), run.out_dir / f'matching_line_{args.line}.png')
 
-matching.options = PAIR | PARALLEL | {
-    'line': (1, 'line of the parallel text to show'),
-    'plot': ('', 'picture to write; default: matching_line_N.png in OUT_DIR')}
+matching.options = PAIR | PARALLEL | {'line': (1, 'line of the parallel text to show')}
 
 # -----------------------------------------------------------------------------
 # glue: fine-tuned in one language, zero-shot in its clone (paper, section 4.2, figure 1)
@@ -933,7 +912,6 @@ def encode_examples(run, language, examples, longest):
 
 def class_logits(run, head, ids, language):
     """The linear head on the last token of every text, after the final norm: (N, classes)."""
-    import torch
     longest = max(map(len, ids))
     batch = np.array([[*text, *[0] * (longest - len(text))] for text in ids])  # hidden by causality
     x = torch.from_numpy(run.dataset.vocab_map[language, batch].astype(np.int64)).to(run.device)
@@ -944,7 +922,6 @@ def class_logits(run, head, ids, language):
 
 def predict(run, head, ids, language):
     """The class of every text, (N,)."""
-    import torch
     with torch.no_grad():
         logits = [class_logits(run, head, ids[i:i + 256], language) for i in range(0, len(ids), 256)]
     return torch.cat(logits).argmax(-1).cpu().numpy()
@@ -973,7 +950,6 @@ def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
 
     Adam, with a learning rate that falls linearly to 0 and gradients clipped at 1; an evaluation
     every eval_every steps and every epoch, until `patience` of them gain less than 0.001."""
-    import torch
     ids, classes = train_set
     lengths = np.array([len(text) for text in ids])
     torch.manual_seed(args.seed)
@@ -990,7 +966,7 @@ def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
         optimizer.param_groups[0]['lr'] = args.learning_rate * (1 - step / total)
         logits = class_logits(run, head, [ids[n] for n in batches[i]], language)
         target = torch.from_numpy(classes[batches[i]]).to(run.device)
-        torch.nn.functional.cross_entropy(logits, target).backward()
+        F.cross_entropy(logits, target).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -1021,14 +997,15 @@ def glue(args):
     for task in tasks:
         examples[task] = [read_task(folders[task] / f'{name}.tsv', task)
                           for name in files.get(task, ['train', 'dev'])]
-    names, found = [run.dataset.names[i] for i in pair], {}
+    names = [run.dataset.names[i] for i in pair]
 
-    def with_earlier(saved):
-        done = (saved['tasks'] if saved['languages'] == names else {}) | found
-        means = {name: float(np.mean([number(scores[name]['accuracy']) for scores in done.values()]))
-                 for name in names if done}
-        return {'languages': names, 'tasks': done, 'mean_accuracy': means}
-    read_measured(run.out_dir, 'glue', with_earlier)  # if damaged, refused before the work
+    def summary(tasks):
+        means = {name: float(np.mean([number(scores[name]['accuracy']) for scores in tasks.values()]))
+                 for name in names if tasks}
+        return {'languages': names, 'tasks': tasks, 'mean_accuracy': means}
+    earlier = read_measured(run.out_dir, 'glue', lambda saved: summary(
+        saved['tasks'] if saved['languages'] == names else {}))
+    found = earlier['tasks'] if earlier else {}
     pretrained = {key: value.clone() for key, value in run.model.state_dict().items()}
     settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float))}
     for task in tasks:
@@ -1045,8 +1022,7 @@ def glue(args):
             for name, language in zip(names, pair):
                 found[key][name] = task_metrics(predict(run, head, ids, language), true, own)
                 print(f'{args.out_dir} {key} {name}: {found[key][name]}')
-        write_json(run.out_dir / 'glue.json', read_measured(run.out_dir, 'glue', with_earlier)
-                   or with_earlier({'languages': names, 'tasks': {}}))
+        write_json(run.out_dir / 'glue.json', summary(found))
 
 glue.options = PAIR | {
     'data': ('', 'folder with SST-2/train.tsv, SST-2/dev.tsv, ...'),
@@ -1063,13 +1039,12 @@ glue.options = PAIR | {
 
 def gpt2_weights(model, width):
     """The weights, by their names there, of a GPT-2 with n_embd / width heads and equal logits."""
-    from torch.nn.functional import pad
     inner, C, weights = model.config.n_head * width, model.config.n_embd, {}
     for name, w in model.state_dict().items():
         if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,); heads that there are not are zeros
-            w = pad(w.view(3, inner, -1), (0, 0, 0, C - inner)).flatten(0, 1).squeeze(1)
+            w = F.pad(w.view(3, inner, -1), (0, 0, 0, C - inner)).flatten(0, 1).squeeze(1)
         elif 'attn.c_proj.weight' in name:  # (C, inner)
-            w = pad(w, (0, C - inner))
+            w = F.pad(w, (0, C - inner))
         elif name == 'wte.weight':
             w = w * math.sqrt(C)
         w = w.t() if '.c_' in name else w  # there (inputs, outputs)

@@ -2,6 +2,7 @@
 import ast
 import csv
 import functools
+import json
 import os
 import re
 import shlex
@@ -110,6 +111,13 @@ def test_runs_of_one_dataset_have_equal_data_settings_and_amounts():
         assert data_settings(run.cfg) == data_settings(other.cfg), (run.run, other.run)
         if 'hf:' in str(run.cfg.corpora):  # the hub is read as far as training needs
             assert run.tokens == pytest.approx(other.tokens, rel=0.002), (run.run, other.run)
+
+def test_the_studys_results_have_the_settings_of_their_rows():
+    cfgs = {run.run: run.cfg for run in runs()}
+    for path in (ROOT / 'config' / 'study').glob('*/*/results.json'):
+        row, saved = '/'.join(path.parts[-3:-1]), json.loads(path.read_text())['config']
+        wanted = json.loads(json.dumps(vars(cfgs[row])))
+        assert {key for key in saved if saved[key] != wanted[key]} <= {'out_dir', 'dataset'}, row
 
 # the rows of the paper's tables: billions of tokens; p(language) where it is not a half each
 TOKENS = {'Table 1': [1.2, 0.6, 0.12] + 6 * [1.2] + [2.4, 2.4, 3.6, 3.6],
