@@ -745,13 +745,13 @@ def test_committed_teff_is_that_of_a_law_fitted_directly(report, tmp_path):
     folders = sorted((ROOT / 'config' / 'study' / 'exposure').glob('*/'))
     report(*folders)
     found = {folder.name: read(folder / 'results.json') for folder in folders}
-    rare = found['cloned_90_10']
+    rare = found['0384_cloned_90_10']
     points = [(run['tokens_seen']['EN'], run['languages']['EN']['ppl']) for run in found.values()
               if 'EN' in run['languages'] and all(run['config'][key] == rare['config'][key]
                                                   for key in ('vocab_size', 'batch_size'))]
     mlte = ScalingLaw(*zip(*points)).tokens(rare['languages']['EN2']['ppl'])
     row, = (row for row in rows_of(tmp_path / 'table1_3_ppl.csv')
-            if (row['run'], row['language']) == ('cloned_90_10', 'EN2'))
+            if (row['run'], row['language']) == ('0384_cloned_90_10', 'EN2'))
     assert float(row['teff']) == approx(mlte / rare['tokens_seen']['EN2'], rel=1e-5)
 
 # ---- plan
