@@ -1176,16 +1176,6 @@ def flattened(content, names=(), path=(), layer=0):
         measure = '.'.join(key for key in path if key != language)
         yield language, layer, measure, number(content)
 
-def seconds_of(path, cfg):
-    """How long a run trained, interruptions left out, by its speed.jsonl; nan without one."""
-    if not path.exists():
-        return math.nan
-    with config.reading(path, 'remove it, and the report does without'):
-        log = list(map(json.loads, path.read_text('utf-8').splitlines()))
-        steps = np.diff([0, *(number(line['step'], 1) for line in log)])
-        speeds = [number(line['tokens_per_second'], 1) for line in log]
-        return float((steps / speeds).sum()) * cfg.batch_size * cfg.block_size or math.nan
-
 def matched(found):
     """What figures.matching draws, from matching.json."""
     first, second = ([str(token) for token in side] for side in found['tokens'])
@@ -1196,8 +1186,7 @@ def read_run(out_dir, args, finished=True):
     """A run: its settings, its rows of teff, and everything else measured on it."""
     cfg = settings_of(out_dir)
     names = [name for name, _ in cfg.languages]
-    seconds = seconds_of(Path(out_dir, 'speed.jsonl'), cfg)
-    found = [('', 0, 'minutes', seconds / 60), ('', 0, 'speed', total_tokens(cfg) / seconds)]
+    found = []
     for name in ('alignment', 'glue'):
         measured = read_measured(out_dir, name, lambda content: list(flattened(content, names)))
         found += measured or []

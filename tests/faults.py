@@ -252,7 +252,7 @@ def lay_out():
         **{f'data/clones/{name}': lambda path: data_prep.Dataset(cfg) for name in of_dataset},
         'out/a/ckpt.pt': checkpoint, 'out/a/config.json': lambda path: train.check_out_dir(cfg),
         'out/a/log.jsonl': lambda path: train.open_log(path, 6).close(),
-        'out/a/speed.jsonl': report, 'out/a/results.json': report, 'out/a/alignment.json': report}
+        'out/a/results.json': report, 'out/a/alignment.json': report}
 
 def run_inputs(n, seed):
     """n damaged files of every kind -> number of those neither read nor refused."""

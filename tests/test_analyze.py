@@ -717,14 +717,6 @@ def test_nothing_stands_beside_the_paper_while_totals_differ(report, tmp_path):
     report(*runs[:2])
     assert rows_of(tmp_path / 'table1_3_ppl.csv')[0]["paper's"] == 'Table 1, row 4'
 
-def test_time_is_added_up_over_interruptions(report, tmp_path):
-    folders = [shutil.copytree(f'out/{name}', tmp_path / name) for name in ('orders', 'mono_en_1')]
-    write(folders[0] / 'speed.jsonl', '{"step": 400, "tokens_per_second": 1000, "seconds": 1}\n'
-          '{"step": 1000, "tokens_per_second": 6000, "seconds": 9999}\n')
-    report(*folders)
-    row, = rows_of(tmp_path / 'time.csv')
-    assert (row['run'], float(row['minutes']), row['speed']) == ('orders', approx(500 / 60), '2000')
-
 def test_report_says_what_it_leaves_out_and_what_to_run(report, tmp_path):
     folders = empty, untrained, damaged, _ = [tmp_path / name for name in 'abcd']
     empty.mkdir()
