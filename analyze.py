@@ -46,10 +46,10 @@ from data_prep import (
 )
 from model import linear_cross_entropy
 
-# -----------------------------------------------------------------------------
-# Runs
+# ---- runs --------------------------------------------------------------------
 
 AGAIN = 'train.py --overwrite starts the run again'
+progress = partial(tqdm, leave=False, disable=None)
 
 def settings_of(out_dir):
     """The settings of a run: its config.json, or the copy in its results.json."""
@@ -67,7 +67,7 @@ def load_run(out_dir, device='auto', dtype='float32'):
     cfg = settings_of(out_dir)
     checkpoint = train.load_checkpoint(out_dir, cfg)
     if not checkpoint:
-        raise UserError(f'{out_dir} has no checkpoint yet: train.py with its config')
+        raise UserError(f'{out_dir} has no checkpoint yet: run train.py with its config')
     dataset = Dataset(cfg, verify=('test.bin', 'vocab_map.npy'))
     device, autocast = train.choose_device(device, dtype)
     if dtype == 'float32':
@@ -81,7 +81,7 @@ def load_run(out_dir, device='auto', dtype='float32'):
         step=checkpoint['step'], tokens_seen=dict(zip(dataset.names, seen)),
         device=device, autocast=autocast)
 
-def language_ids(run, names):
+def language_indices(run, names):
     known = run.dataset.names
     if unknown := [name for name in names if name not in known]:
         raise UserError(f'{run.out_dir} has no language {unknown[0]!r}; it has {", ".join(known)}')
@@ -122,10 +122,10 @@ def write_json(path, content):
 def six_digits(value):  # on which all machines agree
     return f'{value:.6g}'.replace('nan', '') if isinstance(value, float) else str(value)
 
-def as_lines(rows, columns, as_text):
+def as_lines(rows, columns, to_text):
     """Rows {column: value} -> lists of text, the header first."""
     columns = columns or list(dict.fromkeys(column for row in rows for column in row))
-    return [columns, *([as_text(row.get(column, '')) for column in columns] for row in rows)]
+    return [columns, *([to_text(row.get(column, '')) for column in columns] for row in rows)]
 
 def write_csv(path, rows, columns=()):
     out = io.StringIO()
@@ -146,8 +146,7 @@ def as_table(rows, columns=()):
     lines.insert(1, ['-' * width for width in widths])
     return [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
 
-# -----------------------------------------------------------------------------
-# ppl: sliding-window perplexity (paper, section 3, Evaluation)
+# ---- ppl: sliding-window perplexity (paper, section 3, Evaluation) -----------
 
 def sliding_window(run, ids, stride, batch_size, name=''):
     """Nats and number of scored tokens of a text, ids (N,) int64: two arrays, by batch of windows.
@@ -155,10 +154,10 @@ def sliding_window(run, ids, stride, batch_size, name=''):
     Windows of block_size tokens start every `stride` tokens. The last `stride` positions of each
     are scored, those before are context: after the first context every token is scored exactly
     once, the ragged end included."""
-    window, nats, scored = run.cfg.block_size, [], []
+    window, scores = run.cfg.block_size, []
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
-    for i in tqdm(range(0, len(starts), batch_size), name, leave=False, disable=None):
+    for i in progress(range(0, len(starts), batch_size), name):
         places = starts[i:i + batch_size, None] + np.arange(window + 1)  # (B, window + 1)
         # past the end any id will do: no scored position attends to it
         batch = torch.from_numpy(ids[np.minimum(places, len(ids) - 1)]).to(run.device)
@@ -167,9 +166,8 @@ def sliding_window(run, ids, stride, batch_size, name=''):
         with torch.no_grad(), run.autocast():
             features = run.model.features(batch[:, :-1])[:, context:][real]
             loss = linear_cross_entropy(features, run.model.lm_head.weight, targets)
-        nats.append(loss.item() * len(targets))
-        scored.append(len(targets))
-    return np.array(nats), np.array(scored, int)
+        scores.append((loss.item() * len(targets), len(targets)))
+    return np.array(scores, float).reshape(-1, 2).T
 
 def ppl_uncertainty(nats, scored):
     """Half of PPL's 95% interval, relative, by the scatter between batches, which are stretches
@@ -213,7 +211,7 @@ def measure_ppl(out_dir, args):
         'config': vars(run.cfg), 'step': run.step, 'tokens_seen': run.tokens_seen,
         'non_embedding_parameters': run.model.num_params(), 'window': window, 'stride': stride,
         'languages': {name: measure_language(run, i, stride, args.batch_size)
-                      for name, i in zip(names, language_ids(run, names))}})
+                      for name, i in zip(names, language_indices(run, names))}})
 
 def ppl(args):
     """perplexity by language, with a sliding window"""
@@ -227,8 +225,7 @@ ppl.options = SCORING = {
     'stride': (0, 'tokens scored per window; 0: a quarter of it, 128 of 512'),
     'batch_size': (32, 'windows at a time')}
 
-# -----------------------------------------------------------------------------
-# teff: scaling law and token efficiency (paper, section 3, Evaluation, and appendix B)
+# ---- teff: scaling law, token efficiency (paper, section 3, appendix B) -------
 
 class ScalingLaw:
     """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, by least squares on
@@ -260,12 +257,9 @@ class ScalingLaw:
         self.v = top, slope, self.b = fit.x
         if slope <= 0:
             raise UserError(f'{name}: the monolingual runs do not improve with more tokens')
-        self.a = slope / self.b
-        self.c = top + self.a
-        self.covariance = None  # unknown unless there are more runs than parameters
-        if self.n > 3:
-            variance = 2 * fit.cost / (self.n - 3)
-            self.covariance = variance * np.linalg.pinv(fit.jac.T @ fit.jac)
+        self.a, self.c = slope / self.b, top + slope / self.b
+        variance = 2 * fit.cost / max(1, self.n - 3)
+        self.covariance = variance * np.linalg.pinv(fit.jac.T @ fit.jac)
         self.error = np.abs(self.ppl(tokens) * y - 1).max()  # relative, in PPL
 
     @staticmethod
@@ -274,10 +268,10 @@ class ScalingLaw:
         return top - slope * np.expm1(-b * log_x) / b
 
     def log_x(self, ppl, v):
-        """The inverse of inverse_ppl; infinite where the curve never gets there."""
+        """The inverse of inverse_ppl; +-inf for a PPL that the curve never reaches."""
         top, slope, b = v
         rest = 1 - b * (1 / ppl - top) / slope
-        return -math.log(rest) / b if rest > 0 else math.inf
+        return -math.log(rest) / b if rest > 0 else math.copysign(math.inf, b)
 
     def ppl(self, tokens):
         """MLPE: the PPL of a monolingual model trained on so many tokens."""
@@ -292,8 +286,6 @@ class ScalingLaw:
     def interval(self, ppl):
         """The factor by which tokens(ppl) may be off either way, at 95%, by the scatter of the
         monolingual runs about the law; nan for three runs, which it fits exactly."""
-        if self.covariance is None:
-            return math.nan
         from scipy.stats import t
         steps = np.diag(1e-6 * np.abs(self.v))
         change = [self.log_x(ppl, self.v + d) - self.log_x(ppl, self.v - d) for d in steps]
@@ -330,6 +322,7 @@ def rows_of_run(out_dir, args, finished=True):
     if not os.path.lexists(f'{out_dir}/results.json'):
         measure_ppl(out_dir, args)
     cfg, rows = settings_of(out_dir), []
+    measured = 'bits_per_byte', 'ppl_uncertainty', 'epochs', 'exposure'
 
     def convert(results):
         if finished and results['step'] < cfg.max_iters:
@@ -340,18 +333,16 @@ def rows_of_run(out_dir, args, finished=True):
         for name, corpus in cfg.languages:
             if seen[name] and (found := results['languages'].get(name)):
                 others = sum(seen.values()) - seen[name]
-                rows.append({
+                rows.append({key: number(found.get(key), 0) for key in measured} | {
                     'run': name_of(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
                     'model': f'{cfg.model}-{size_of(cfg)}', 'parameters': parameters,
                     'text': str(found['test_text']), 'ppl': number(found['ppl'], 1, 1e30),
                     'tokens': seen[name], 'others': others, 'role': 'multi' if others else 'mono'})
-                for key in ('bits_per_byte', 'ppl_uncertainty', 'epochs', 'exposure'):
-                    rows[-1][key] = number(found.get(key), 0)
         return rows
     return read_measured(out_dir, 'results', convert)
 
 def law_of(row):
-    """What the runs of one law have in common."""
+    """The key of a row's scaling law: model, corpus, test text."""
     return row['model'], row['corpus'], row.get('text', '')
 
 def mark_step_matched(rows):
@@ -362,7 +353,7 @@ def mark_step_matched(rows):
             same = (a.max_iters, a.block_size) == (b.max_iters, b.block_size)
             row['role'] = 'step' if same and a.batch_size < b.batch_size else 'mono'
 
-def difference(row, other):
+def first_difference(row, other):
     """The first setting but tokens in which two runs differ, in words; '' if there is none."""
     a, b = row.get('cfg'), other.get('cfg')
     for key in 'batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters init_from'.split():
@@ -384,9 +375,9 @@ def fit_laws(rows, mix_recipes=False):
         here = [row for row in rows if law_of(row) == key and row['role'] != 'step']
         mono = [row for row in here if row['role'] == 'mono']
         if mono and not mix_recipes:
-            typical = max(mono, key=lambda row: sum(not difference(row, other) for other in mono))
+            typical = max(mono, key=lambda row: sum(not first_difference(row, other) for other in mono))
             for row in here:
-                row['unlike'] = difference(row, typical)
+                row['unlike'] = first_difference(row, typical)
         mono = [row for row in mono if not row['unlike']]
         try:
             tokens, ppls = [row['tokens'] for row in mono], [row['ppl'] for row in mono]
@@ -417,15 +408,13 @@ def add_efficiency(row, law):
             row['remark'] += f'; law off: own TEff {own:.2f} at {tokens:,} tokens'
 
 def add_step_matched(row, rows):
-    """Add the PPL of the step-matched run on about as many tokens; gain: how much lower ours is."""
-    def distance(step):
-        return abs(math.log(step['tokens'] / row['tokens']))
-    steps = [step for step in rows if step['role'] == 'step' and law_of(step) == law_of(row)
+    """Add the PPL of the step-matched runs on about as many tokens, and gain: how far ours is below."""
+    steps = [(abs(math.log(step['tokens'] / row['tokens'])), step['ppl']) for step in rows
+             if step['role'] == 'step' and law_of(step) == law_of(row)
              and ('cfg' not in row or step['cfg'].max_iters == row['cfg'].max_iters)]
-    nearest = min(map(distance, steps), default=1)
-    if row['role'] == 'multi' and nearest < 0.4:
-        ppls = [step['ppl'] for step in steps if distance(step) < nearest + 0.01]  # all seeds
-        row['step_ppl'] = float(np.mean(ppls))
+    nearest, _ = min(steps, default=(1, 0))
+    if row['role'] == 'multi' and nearest < 0.4:  # the mean of all seeds
+        row['step_ppl'] = float(np.mean([ppl for far, ppl in steps if far < nearest + 0.01]))
         row['gain'] = 1 - row['ppl'] / row['step_ppl']
 
 def token_efficiency(rows, mix_recipes=False):
@@ -447,14 +436,15 @@ def token_efficiency(rows, mix_recipes=False):
         reasons.append(f'PPL is uncertain by up to {worst:.1%} (95%) on so few scored tokens')
     return laws, reasons
 
-def similarity(folder):
+def similarity_note(folder):
     """What alignment has measured of a run's hidden states, in words."""
     def words(found):
         states, tokens = found['hidden_states'], found['retrieval'].get('tokens')
         kind = '' if 'position' in states else '_matching'
-        cosines = states.get('position', states['matching']), states['control' + kind]
-        text = (f'{folder}: hidden states of {" and ".join(found["languages"])}: cosine '
-                '{:.2f}, unrelated text {:.2f}'.format(*map(np.mean, cosines)))
+        cosine = np.mean(states.get('position', states['matching']))
+        unrelated = np.mean(states.get('control' + kind, math.nan))
+        text = (f'{folder}: hidden states of {" and ".join(found["languages"])}: '
+                f'cosine {cosine:.2f}, unrelated text {unrelated:.2f}')
         near = '; counterpart nearest: {:.2%}, by chance {:.2%}'
         return text + (near.format(np.mean(tokens['share']), tokens['chance']) if tokens else '')
     return read_measured(folder, 'alignment', words)
@@ -464,9 +454,8 @@ def teff(args):
     folders = run_folders(args.out_dirs)
     if bool(args.runs) == bool(folders):
         raise UserError('teff needs the folders of trained runs or --runs with a table, not both')
-    rows = rows_of_csv(args.runs) if args.runs else []
-    for folder in folders:
-        rows += rows_of_run(folder, args)
+    rows = [row for folder in folders for row in rows_of_run(folder, args)]
+    rows += rows_of_csv(args.runs) if args.runs else []
     laws, reasons = token_efficiency(rows, args.mix_recipes)
     if unlike := [row['unlike'] for row in rows if row['unlike']]:
         raise UserError(f'{unlike[0]}: a law is of runs that differ in tokens alone (or --mix_recipes)')
@@ -474,13 +463,13 @@ def teff(args):
         raise UserError(reasons[0])
     shown = [name for name in ('run', 'language', 'tokens', 'ppl', *ADDED)
              if name != 'extrapolated' and any(as_text(row[name]) for row in rows)]
-    print(*laws.values(), *as_table(rows, shown), *(f'note: {reason}' for reason in reasons), sep='\n')
-    print(*filter(None, map(similarity, folders)), sep='\n')
+    notes = [*(f'note: {reason}' for reason in reasons), *filter(None, map(similarity_note, folders))]
+    print(*laws.values(), *as_table(rows, shown), *notes, sep='\n')
     if args.csv:
         write_csv(args.csv, rows, COLUMNS + ADDED)
     parents = [os.path.dirname(os.path.abspath(folder)) for folder in folders]
     if plot := args.plot or parents and os.path.join(os.path.commonpath(parents), 'teff.png'):
-        rows = [row for row in rows if row['role'] != 'mono' and row['teff'] == row['teff']]
+        rows = [row for row in rows if row['role'] != 'mono' and row['teff'] > 0]
         figures.save(figures.teff(laws, rows), plot)
 
 MIX = {'mix_recipes': (False, 'one law for runs of unlike batch, learning rate, warm-up or block')}
@@ -488,8 +477,7 @@ teff.options = SCORING | MIX | {
     'runs': ('', f'a table of runs: {",".join(COLUMNS)}'), 'csv': ('', 'table to write'),
     'plot': ('', 'figure to write (.png, .pdf, .svg); default: teff.png beside the folders')}
 
-# -----------------------------------------------------------------------------
-# mix: the best share of each language, and whether the runs can tell
+# ---- mix: the best share of each language, and whether the runs can tell -----
 
 def mixture_rows(args):
     """The rows of comparable runs, and the (name, corpus) of each language of their mixtures."""
@@ -504,7 +492,7 @@ def mixture_rows(args):
                         'and runs on their corpora: all of one model and test text')
     languages = multi[0]['cfg'].languages
     for row in rows:
-        reason = '' if args.mix_recipes else difference(row, rows[0])
+        reason = '' if args.mix_recipes else first_difference(row, rows[0])
         if len(row['cfg'].schedule) > 1:
             reason = f'the shares of {row["run"]} change'
         if sum(other['cfg'] is row['cfg'] for other in multi) not in (0, len(languages)):
@@ -606,16 +594,16 @@ mix.options = SCORING | MIX | {
     'for': ('mean', 'the language whose PPL counts; mean: the mean loss of all'),
     'max_epochs': (4.0, 'of a text of --own')}
 
-# -----------------------------------------------------------------------------
-# alignment and matching (paper, sections 4.2 and 5.2, appendices C, F, G)
+# ---- alignment and matching (paper, sections 4.2, 5.2, appendices C, F, G) -----
 
-def language_pair(run, names):
-    """The IDs of two languages, by default the first two, and whether they are clones: then every
-    text is its own translation."""
-    pair = language_ids(run, names or run.dataset.names[:2])
+def load_pair(args):
+    """A run, two of its languages (the first two by default), and whether they are clones: then
+    every text is its own translation."""
+    run = load_run(args.out_dir, args.device, args.dtype)
+    pair = language_indices(run, args.languages or run.dataset.names[:2])
     if len(pair) != 2 or pair[0] == pair[1]:
         raise UserError(f'{run.out_dir}: comparing takes two different languages')
-    return pair, len({run.cfg.languages[i][1] for i in pair}) == 1
+    return run, pair, len({run.cfg.languages[i][1] for i in pair}) == 1
 
 def read_lines(path):
     """The lines of a text file, plain or packed. Only a line feed ends one: str.splitlines() also
@@ -641,21 +629,20 @@ def parallel_lines(run, pair, clones, files):
                 for i, tokenizer, text in zip(pair, tokenizers, line)]
     return list(zip(*sides)), encode
 
-def joined_lines(lines, longest):
-    """Join consecutive pairs of lines while both sides have at most `longest` tokens -> pairs of ids,
-    (S,) and (T,). Longer lines are dropped, and sequences with a side below a quarter of it: they
-    have 128 to 512 tokens in the paper."""
-    sides, lengths = ([], []), np.zeros(2, int)
-    for line in itertools.chain(lines, [None]):  # the end closes the last sequence
-        added = np.array([len(ids) for ids in line] if line else [longest, longest])
+def joined_lines(lines, longest, shortest=0):
+    """Join consecutive pairs of lines while both sides fit in `longest` tokens -> pairs of ids, (S,)
+    and (T,). Skips longer lines, and sequences with a side below `shortest` (default: a quarter of
+    `longest`, at least 2; the paper's have 128 to 512 tokens)."""
+    joined, lengths = [], np.zeros(2, int)
+    for line in itertools.chain(lines, [None]):  # None closes the last sequence
+        added = np.array([*map(len, line)] if line else [longest, longest])
         if max(added) > longest:
             continue
         if max(lengths + added) > longest:
-            if min(lengths) >= max(2, longest // 4):
-                yield tuple(map(np.concatenate, sides))
-            sides, lengths = ([], []), np.zeros(2, int)
-        for side, ids in zip(sides, line or ()):
-            side.append(ids)
+            if min(lengths) >= (shortest or max(2, longest // 4)):
+                yield tuple(map(np.concatenate, zip(*joined)))
+            joined, lengths = [], np.zeros(2, int)
+        joined.append(line)
         lengths += added
 
 def parallel_sequences(run, pair, clones, files, n):
@@ -698,17 +685,16 @@ def embedding_similarity(table, rows, frequency):
 
 def training_frequency(run, language):
     """How often training read each base id in a language, (V,)."""
-    dataset, cfg, block = run.dataset, run.cfg, run.cfg.block_size
+    dataset, cfg = run.dataset, run.cfg
     sampler = Sampler(dataset.pools, cfg.schedule, cfg.batch_size, cfg.max_iters, cfg.seed)
     orders = (sampler.order(language, epoch) for epoch in itertools.count())
-    read = run.tokens_seen[dataset.names[language]] // block
+    read = run.tokens_seen[dataset.names[language]] // cfg.block_size
     sequences = np.fromiter(itertools.islice(itertools.chain.from_iterable(orders), read), int)
-    counts = np.zeros(dataset.corpus_of[language]['vocab_size'], int)
+    counts = np.zeros(dataset.meta['vocab_size'], int)  # by model id
     for part in np.array_split(sequences, read // 4096 + 1):
-        starts = dataset.origin[language] + part * block
-        tokens = dataset.tokens['train'][starts[:, None] + np.arange(block)]
-        counts += np.bincount(tokens.ravel(), minlength=len(counts))[:len(counts)]
-    return counts
+        ids, _ = dataset.batch(part, np.full(len(part), language))
+        counts += np.bincount(ids.ravel(), minlength=len(counts))
+    return counts[dataset.vocab_map[language, :dataset.corpus_of[language]['vocab_size']]]
 
 def hidden_states(run, ids):
     """Every block's output for model ids (S,), before the final norm, scaled to length one:
@@ -792,12 +778,11 @@ def gradient_similarity(run, sequences):
     {parameter type: [by layer]}, 'others': {parameter: cosine}, 'macro_average': of the blocks}. The
     keys' bias is left out: softmax does not see it, its gradient is rounding."""
     sums, blocks, others = {}, {}, {}
-    for pair in tqdm(sequences, 'gradients', leave=False, disable=None):
+    for pair in progress(sequences, 'gradients'):
         a, b = (gradients(run, ids) for ids in pair)
         for name in a:
             cosine = F.cosine_similarity(a[name].double(), b[name].double(), dim=0).item()
             sums[name] = sums.get(name, 0.0) + cosine / len(sequences)
-    run.model.zero_grad()
     for name, value in sums.items():
         if not name.startswith('h.'):
             others[name] = value
@@ -808,8 +793,7 @@ def gradient_similarity(run, sequences):
 
 def alignment(args):
     """how alike two languages are inside: embeddings, hidden states, gradients"""
-    run = load_run(args.out_dir, args.device, args.dtype)
-    pair, clones = language_pair(run, args.languages)
+    run, pair, clones = load_pair(args)
     results = {'languages': [run.dataset.names[i] for i in pair]}
     if clones:
         rarer = np.minimum(*(training_frequency(run, i) for i in pair))
@@ -826,7 +810,7 @@ def alignment(args):
         if len(sequences) < args.sequences:
             print(f'note: the text has {len(sequences)} parallel sequences, not {args.sequences}')
         results['sequences'] = len(sequences)
-        bar = tqdm(sequences, 'hidden states', leave=False, disable=None)
+        bar = progress(sequences, 'hidden states')
         states = ([hidden_states(run, ids) for ids in both] for both in bar)
         results['hidden_states'], results['retrieval'] = hidden_similarity(states, clones)
         results['gradients'] = gradient_similarity(run, sequences)
@@ -841,10 +825,9 @@ alignment.options = PAIR | PARALLEL | {'sequences': (500, 'parallel sequences, a
 
 def matching(args):
     """the matched tokens of two parallel lines, and their picture (appendix G, figure 14)"""
-    run = load_run(args.out_dir, args.device, args.dtype)
-    pair, clones = language_pair(run, args.languages)
+    run, pair, clones = load_pair(args)
     lines, encode = parallel_lines(run, pair, clones, args.parallel)
-    if not args.line <= len(lines):
+    if args.line > len(lines):
         raise UserError(f'--line {args.line}: the parallel text has lines 1 to {len(lines)}')
     block, start = run.cfg.block_size, args.line - 1
     line = encode(lines[start])
@@ -852,15 +835,13 @@ def matching(args):
     if not 0 < min(shown) <= max(shown) <= block:
         raise UserError(f'line {args.line} has {shown[0]} and {shown[1]} tokens, not 1 to {block}')
     # the sequence that begins with this line
-    ids = next(joined_lines(map(encode, lines[start:start + block]), block), line)
+    ids = next(joined_lines(map(encode, lines[start:start + block]), block, shortest=1))
     a, b = (hidden_states(run, side) for side in ids)
     cosine = (a @ b.mT).mean(0).cpu().numpy()
     pairs = [(int(i), int(j)) for i, j in zip(*match(cosine)) if i < shown[0] or j < shown[1]]
-    tokens = []
-    for language, side in zip(pair, line):
-        base_id = {int(new): old for old, new in enumerate(run.dataset.vocab_map[language])}
-        pieces = tokenizer_of(run, language).pieces
-        tokens.append([pieces[base_id[int(i)]] for i in side])
+    tokenizers = [tokenizer_of(run, language) for language in pair]
+    tokens = [[tokenizer.pieces[i] for i in tokenizer.encode(text)]
+              for tokenizer, text in zip(tokenizers, lines[start])]
     for i, j in pairs:
         first, second = (side[k] if k < len(side) else '...' for side, k in zip(tokens, (i, j)))
         print(f'{first}\t{second}\t{cosine[i, j]:.3f}')
@@ -870,8 +851,7 @@ def matching(args):
 
 matching.options = PAIR | PARALLEL | {'line': (1, 'line of the parallel text to show')}
 
-# -----------------------------------------------------------------------------
-# glue: fine-tuned in one language, zero-shot in its clone (paper, section 4.2, figure 1)
+# ---- glue: fine-tuned in one language, zero-shot in its clone (section 4.2) ----
 
 BINARY, ENTAILMENT = ['0', '1'], ['entailment', 'not_entailment']
 GLUE = {  # task -> columns of its texts and of its label, classes, its own metric
@@ -913,7 +893,7 @@ def encode_examples(run, language, examples, longest):
 def class_logits(run, head, ids, language):
     """The linear head on the last token of every text, after the final norm: (N, classes)."""
     longest = max(map(len, ids))
-    batch = np.array([[*text, *[0] * (longest - len(text))] for text in ids])  # hidden by causality
+    batch = np.array([[*text, *[0] * (longest - len(text))] for text in ids])  # causal attention never sees padding
     x = torch.from_numpy(run.dataset.vocab_map[language, batch].astype(np.int64)).to(run.device)
     with run.autocast():
         features = run.model.features(x)
@@ -959,7 +939,7 @@ def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
     optimizer = torch.optim.Adam(parameters, lr=args.learning_rate)
     per_epoch = -(-len(ids) // args.batch_size)
     total, best, best_state, waited = args.epochs * per_epoch, -math.inf, None, 0
-    for step in tqdm(range(total), name, leave=False, disable=None):
+    for step in progress(range(total), name):
         epoch, i = divmod(step, per_epoch)
         if i == 0:
             batches = shuffled_batches(lengths, args.batch_size, [args.seed, epoch])
@@ -984,8 +964,7 @@ def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
 
 def glue(args):
     """fine-tune on GLUE tasks in the first language, measure both"""
-    run = load_run(args.out_dir, args.device, args.dtype)
-    pair, clones = language_pair(run, args.languages)
+    run, pair, clones = load_pair(args)
     if run.cfg.model != 'gpt' or not clones:
         raise UserError(f'{args.out_dir}: GLUE is English, and takes a GPT of two clones')
     with config.reading(args.data, '--data takes a folder with a folder per task'):
@@ -993,10 +972,9 @@ def glue(args):
     tasks = args.tasks.split(',') if args.tasks else [task for task in GLUE if task in folders]
     if not tasks or set(tasks) - (GLUE.keys() & folders.keys()):
         raise UserError(f'{args.data} has no folder {args.tasks}; the tasks are {", ".join(GLUE)}')
-    files, examples = {'mnli': ['train', 'dev_matched', 'dev_mismatched']}, {}
-    for task in tasks:
-        examples[task] = [read_task(folders[task] / f'{name}.tsv', task)
-                          for name in files.get(task, ['train', 'dev'])]
+    files = {'mnli': ['train', 'dev_matched', 'dev_mismatched']}
+    examples = {task: [read_task(folders[task] / f'{name}.tsv', task)
+                       for name in files.get(task, ['train', 'dev'])] for task in tasks}
     names = [run.dataset.names[i] for i in pair]
 
     def summary(tasks):
@@ -1034,14 +1012,13 @@ glue.options = PAIR | {
     'seed': (0, 'of the head and the order of examples'),
     'dtype': ('auto', 'float32, bfloat16; auto: bfloat16 on cuda')}
 
-# -----------------------------------------------------------------------------
-# export: a run as a GPT-2 of Hugging Face's transformers
+# ---- export: a run as a GPT-2 of Hugging Face's transformers -----------------
 
 def gpt2_weights(model, width):
     """The weights, by their names there, of a GPT-2 with n_embd / width heads and equal logits."""
     inner, C, weights = model.config.n_head * width, model.config.n_embd, {}
     for name, w in model.state_dict().items():
-        if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,); heads that there are not are zeros
+        if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,); missing heads are zero
             w = F.pad(w.view(3, inner, -1), (0, 0, 0, C - inner)).flatten(0, 1).squeeze(1)
         elif 'attn.c_proj.weight' in name:  # (C, inner)
             w = F.pad(w, (0, C - inner))
@@ -1079,7 +1056,7 @@ def export(args):
     width = c.head_dim or c.n_embd // c.n_head
     if cfg.model == 'word2vec' or c.n_embd % width or c.n_head * width > c.n_embd:
         raise UserError(f'{args.out_dir} is no GPT-2: {cfg.model}, {c.n_head} heads of {width}')
-    language, = language_ids(run, [args.language or data.names[0]])
+    language, = language_indices(run, [args.language or data.names[0]])
     name, of, bpe = data.names[language], data.corpus_of[language], tokenizer_of(run, language)
     ids, end = data.vocab_map[language, :bpe.vocab_size], bpe.pieces[bpe.eod]
     others = np.setdiff1d(range(c.vocab_size), ids).tolist() or None  # never generated
@@ -1118,35 +1095,28 @@ def export(args):
 export.options = {'out_dir': PAIR['out_dir'], 'language': ('', 'default: the first'),
                   'to': ('', 'folder to write; default: OUT_DIR/hf_LANGUAGE')}
 
-# -----------------------------------------------------------------------------
-# report: all measurements in one long table, the paper's beside them -> tables and figures
+# ---- report: one long table, the paper's figures beside -> tables and figures ---
 
 def schedule_name(schedule):
     """[(0.0, (.9, .1)), (0.5, (.1, .9))] -> '90/10 then 10/90 from 50%'."""
-    parts = []
-    for start, shares in schedule:
-        text = '/'.join(f'{100 * share:.3g}' for share in shares)
-        parts.append(f'{text} from {100 * start:g}%' if start else text)
-    return ' then '.join(parts)
+    return ' then '.join(
+        '/'.join(f'{100 * share:.3g}' for share in shares)
+        + (f' from {100 * start:g}%' if start else '') for start, shares in schedule)
 
 def total_tokens(cfg):
     return max(1, cfg.max_iters * cfg.batch_size * cfg.block_size)
 
 def columns_of(cfg, all_data=None):
-    """The columns that all measurements of a run share; tags are what figures choose runs by."""
+    """The columns that all measurements of a run share; figures select runs by their tags."""
     corpora, tokens = [corpus for _, corpus in cfg.languages], total_tokens(cfg)
     n, different, data = len(corpora), len(set(corpora)), tokens / (all_data or tokens)
     kind = {(n, n): 'real', (n, 1): 'cloned', (1, 1): 'mono'}.get((n, different), 'mixed')
-    vocab = cfg.vocab if different > 1 else 'disjoint'
-    if cfg.tokenizer == 'shared':
-        vocab = 'shared'
+    vocab = 'shared' if cfg.tokenizer == 'shared' else cfg.vocab if different > 1 else 'disjoint'
     if cfg.anchor_frac and different < n:
         vocab = f'{cfg.anchor_frac:g} anchors'
     schedule, steady = schedule_name(cfg.schedule), n == 2 and len(cfg.schedule) == 1
-    tags = {kind, vocab, schedule}
-    tags |= {'whole'} if 0.99 < data < 1.01 else set()
-    tags |= {'steady'} if steady else set()
-    tags |= {'even'} if n == 2 and abs(marginals(cfg.schedule)[1] - 0.5) < 1e-9 else set()
+    even = n == 2 and math.isclose(marginals(cfg.schedule)[1], 0.5)
+    tags = {kind, vocab, schedule, 'steady' * steady, 'even' * even, 'whole' * (0.99 < data < 1.01)}
     free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # the seeds of an experiment share the rest
     return {
         'kind': kind, 'pieces': cfg.vocab_size, 'dtype': cfg.dtype, 'size': size_of(cfg),
@@ -1185,17 +1155,14 @@ def matched(found):
 def read_run(out_dir, args, finished=True):
     """A run: its settings, its rows of teff, and everything else measured on it."""
     cfg = settings_of(out_dir)
-    names = [name for name, _ in cfg.languages]
-    found = []
+    names, found = [name for name, _ in cfg.languages], []
     for name in ('alignment', 'glue'):
-        measured = read_measured(out_dir, name, lambda content: list(flattened(content, names)))
-        found += measured or []
+        found += read_measured(out_dir, name, lambda saved: [*flattened(saved, names)]) or []
     return SimpleNamespace(
         out_dir=out_dir, name=name_of(out_dir), cfg=cfg, names=names, found=found,
         rows=rows_of_run(out_dir, args, finished) if cfg.model == 'gpt' else [],
         matching=read_measured(out_dir, 'matching', matched), tags=columns_of(cfg)['tags'])
 
-OF_ROW = ['tokens', 'ppl', 'bits_per_byte', *ADDED]
 PAPERS = {  # our measure -> config/paper.csv's; tokens are paired by kind of run, as in the paper
     'ppl': 'PPL', 'teff': 'TEff', 'gradients.macro_average': 'gradients', 'mean_accuracy': 'GLUE',
     'embeddings.input.mean': 'embeddings', 'cloned hidden_states.position': 'hidden states',
@@ -1207,33 +1174,31 @@ def read_table(name):
     with config.reading(path, 'git checkout gives it back'):
         return list(csv.DictReader(path.read_text('utf-8').splitlines()))
 
-def papers_figures():
+def paper_values():
     """config/paper.csv: {(setting, measure, number of language or layer): (where, value)}."""
-    figures = {}
+    values = {}
     for row in read_table('paper.csv'):
-        setting = (row['size'] or '12x768', row['corpora'], row['vocab'], row['schedule'],
-                   float(row['data']))
+        setting = [row[key] for key in ('size', 'corpora', 'vocab', 'schedule')]
         where = row['source'] + (row['row'] and f', row {row["row"]}')
-        figures[*setting, row['measure'], int(row['number'])] = where, row['value']
-    return figures
+        values[*setting, float(row['data']), row['measure'], int(row['number'])] = where, row['value']
+    return values
 
 def measurements(run, all_data, paper):
     """The rows of a run in the long table, a number each."""
     columns, rows = columns_of(run.cfg, all_data), {row['language']: row for row in run.rows}
     setting = [columns[key] for key in ('size', 'corpora', 'vocabulary', 'schedule', 'data')]
-    found = [(name, 0, key, row.get(key, math.nan))
-             for name, row in rows.items() for key in OF_ROW]
+    found = [(name, 0, key, row.get(key, math.nan)) for name, row in rows.items()
+             for key in ('tokens', 'ppl', 'bits_per_byte', *ADDED)]
     for name, layer, measure, value in found + run.found:
         theirs = PAPERS.get(measure) or PAPERS.get(f'{columns["kind"]} {measure}')
         n = layer or (run.names.index(name) if name else 0) + 1
         where, printed = paper.get((*setting, theirs, n), ('', ''))
-        last = name or run.names[-1]  # the rarest; what is of no language counts as its
-        row = rows.get(last, {})
+        row = rows.get(name or run.names[-1], {})  # what has no language counts as the last one's
         if value == value:
             yield columns | {
                 'run': run.name, 'language': name, 'layer': layer, 'measure': measure,
                 'value': value, 'step': 0, 'paper': where, 'printed': printed,
-                'tags': columns['tags'] | {'last' * (last == run.names[-1])},
+                'tags': columns['tags'] | {'last' * (name in ('', run.names[-1]))},
                 'seen': row.get('tokens'), 'exposure': row.get('exposure'),
                 'parameters': row.get('parameters')}
 
@@ -1245,10 +1210,8 @@ def over_seeds(rows):
         groups.setdefault(tuple(key), []).append(row)
     for same in groups.values():
         values = [row['value'] for row in same]
-        if isinstance(values[0], str):
-            mean = '; '.join(sorted(set(values) - {''}))
-        else:
-            mean = float(np.mean(values))
+        mean = ('; '.join(sorted({*values} - {''})) if isinstance(values[0], str)
+                else float(np.mean(values)))
         grouped.append(same[0] | {'value': mean, 'lowest': min(values), 'highest': max(values),
                                   'seeds': len(same)})
     return grouped
@@ -1267,7 +1230,7 @@ def gather(out_dirs, args):
                 print(f'note: {found.notes[-1]}')
     found.runs = list(read(out_dirs))
     if not found.runs:
-        raise UserError('none of these folders is a run with results: train.py makes one')
+        raise UserError('none of these folders is a run with results: report takes runs, or --plan')
     rows = [row for run in found.runs for row in run.rows]
     found.laws, reasons = token_efficiency(rows, args.mix_recipes)
     totals = {total_tokens(run.cfg) for run in found.runs if len(run.cfg.languages) > 1}
@@ -1277,7 +1240,7 @@ def gather(out_dirs, args):
         f'all data are {all_data:,.0f} training tokens; in the paper 1.2B' if all_data else
         f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: until --tokens '
         'says which of these are all data, nothing stands beside the paper')]
-    paper = papers_figures()
+    paper = paper_values()
     found.rows = [row for run in found.runs for row in measurements(run, all_data, paper)]
     steps = []
     for run in found.runs:
@@ -1321,17 +1284,14 @@ def report(args):
         if args.jobs:
             return runs.side_by_side(commands, args.jobs)
         return print(''.join(f'{command}\n' for command in commands), end='')
-    if not args.out_dirs:
-        raise UserError('report needs the folders of trained runs, or --plan')
     found, folder = gather(run_folders(args.out_dirs), args), Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     long = [*BY_RUN, 'corpora', 'language', 'layer', 'measure', 'value', 'paper', 'printed']
     write_csv(folder / 'measurements.csv', found.rows, long)
     several = [row for row in found.grouped if row['seeds'] > 1 and not row['layer']]
     write_csv(folder / 'seeds.csv', several, [*long, 'seeds', 'lowest', 'highest'])
-    page = [f'# Language imbalance: {len(found.runs)} runs', '']
-    page += [f'- {note}' for note in found.notes]
-    missing = []
+    notes, missing = [f'- {note}' for note in found.notes], []
+    page = [f'# Language imbalance: {len(found.runs)} runs', '', *notes]
     for shown in read_table('figures.csv'):
         name, heading = shown['figure'], ['', f'## {shown["title"]}', '']
         if shown['draw'] == 'table':
@@ -1344,8 +1304,7 @@ def report(args):
                 figures.save(picture, folder / f'{name}.{kind}')
             page += [*heading, f'![{name}]({name}.png)', '', f'[{name}.pdf]({name}.pdf)']
         else:
-            plan = name.partition('_')[0] if name.startswith('fig') else name
-            missing.append(f'- {shown["title"]}: `python analyze.py report --plan {plan}`')
+            missing.append(f'- {shown["title"]}: `python analyze.py report --plan {name}`')
     page += ['', '## Figures whose runs are missing', '', *(missing or ['None.'])]
     write_text(folder / 'report.md', '\n'.join(page) + '\n')
 
@@ -1356,19 +1315,10 @@ report.options = SCORING | MIX | {
     'options': ('', 'of a plan: settings for all runs'),
     'tokens': (0.0, 'that count as all data; 1.2B in the paper')}
 
-# -----------------------------------------------------------------------------
-# command line
+# ---- command line ------------------------------------------------------------
 
 DEVICE = {'device': ('auto', 'cuda, mps, cpu; auto: the first of these that is there'),
           'dtype': ('float32', 'float32, bfloat16; auto: bfloat16 on cuda')}
-
-def add_options(parser, options):
-    """options: {name: (default, help)}; the type is the default's."""
-    for name, (default, text) in options.items():
-        kind = {bool: {'action': 'store_true'}, list: {'nargs': '*'}}
-        kind = kind.get(type(default), {'type': type(default)})
-        flag = name if name.startswith('out_dir') else f'--{name}'
-        parser.add_argument(flag, default=default, help=text, **kind)
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
@@ -1379,13 +1329,17 @@ def main(argv=None):
             function.__name__, help=function.__doc__, description=function.__doc__,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.set_defaults(function=function)
-        add_options(command, DEVICE | function.options)
+        for name, (default, text) in (DEVICE | function.options).items():
+            kinds = {bool: {'action': 'store_true'}, list: {'nargs': '*'}}
+            kind = kinds.get(type(default), {'type': type(default)})
+            flag = name if name.startswith('out_dir') else f'--{name}'
+            command.add_argument(flag, default=default, help=text, **kind)
     args = parser.parse_args(argv)
     for key, value in vars(args).items():
         lowest = 0 if key in ('stride', 'seed', 'learning_rate', 'tokens', 'jobs') else 1
         if type(value) in (int, float) and not lowest <= value < math.inf:
             raise UserError(f'--{key} must be at least {lowest}, not {value}')
-    if Path(vars(args).get('plot', '')).suffix not in ('', '.png', '.pdf', '.svg'):
+    if vars(args).get('plot') and Path(args.plot).suffix not in ('.png', '.pdf', '.svg'):
         raise UserError(f'--plot {args.plot}: a figure is a .png, .pdf or .svg')
     args.function(args)
 

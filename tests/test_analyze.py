@@ -81,6 +81,7 @@ def more_runs(runs, documents):
     ('ppl more/word2vec', 'has no perplexity'),
     ('teff', 'needs the folders'), ('teff out/cloned --runs=x.csv', 'not both'),
     ('teff out/mono_20', 'at least three'), ('teff --plot=x.doc', 'a figure is a .png'),
+    ('teff --plot=png', 'a figure is a .png'),
     ('teff out/mono_20 more/unfinished', 'is at step 3 of 40'),
     ('report upper', 'none of these folders is a run'),
     ('alignment out/mono_20', 'two different languages'),
@@ -243,6 +244,10 @@ def test_the_teffs_that_the_paper_prints_follow_from_the_ppls_that_it_prints():
         law, tokens = laws[line['corpora'].split()[n]], share * float(line['data'])
         least, most = (law.tokens(line['PPL'] + error) / tokens for error in (0.05, -0.05))
         assert least - 0.005 < line['TEff'] < most + 0.005, line
+
+def test_where_the_law_accelerates_a_worse_ppl_than_its_start_is_worth_no_tokens():
+    law = ScalingLaw([25, 50, 100], [1 / (0.02 + 0.08 * x) for x in (0.25, 0.5, 1)])
+    assert law.b == approx(-1) and law.tokens(1 / 0.06) == approx(50) and law.tokens(1000) == 0
 
 def test_interval_holds_the_truth_in_95_of_100_laws():
     x, true, inside = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1]), 0.3, 0
@@ -421,6 +426,11 @@ def test_lines_are_joined_up_to_the_longest_and_short_ends_dropped():
     lines = [(5, 4), (3, 5), (9, 20), (4, 2), (1, 1), (10, 10), (1, 1), (10, 9)]
     pairs = analyze.joined_lines([tuple(map(np.arange, line)) for line in lines], 10)
     assert [tuple(map(len, pair)) for pair in pairs] == [(8, 9), (5, 3), (10, 10), (10, 9)]
+
+def test_the_sequence_of_a_line_begins_with_it_however_short():
+    lines = [tuple(map(np.arange, line)) for line in [(1, 1), (10, 10)]]
+    first, default = (next(analyze.joined_lines(lines, 10, n)) for n in (1, 0))
+    assert (len(first[0]), len(default[0])) == (1, 10)
 
 def test_only_a_line_feed_ends_a_line_of_parallel_text(tmp_path):
     path = tmp_path / 'a.txt'
@@ -731,7 +741,7 @@ def test_report_says_what_it_leaves_out_and_what_to_run(report, tmp_path):
                  '# Language imbalance: 1 runs'):
         assert says in text
     plans = set(re.findall(r'`python analyze.py report --plan (\w+)`', text))
-    assert {'fig01', 'fig05', 'schedules', 'exposure'} <= plans and len(plans) > 10
+    assert {'fig01_ratio', 'fig05_laws', 'schedules', 'exposure'} <= plans and len(plans) > 10
 
 def test_committed_teff_is_that_of_a_law_fitted_directly(report, tmp_path):
     folders = sorted((ROOT / 'config' / 'study' / 'exposure').glob('*/'))
