@@ -906,16 +906,16 @@ def predict(run, head, ids, language):
         logits = [class_logits(run, head, ids[i:i + 256], language) for i in range(0, len(ids), 256)]
     return torch.cat(logits).argmax(-1).cpu().numpy()
 
-def task_metrics(predicted, true, own):
-    """{'accuracy': ..., own: the task's own metric}: 'f1' of class 1, 'matthews' the correlation."""
-    metrics = {'accuracy': float((predicted == true).mean())}
+def task_metrics(predicted, true, metric):
+    """{'accuracy': ..., metric: the task's own metric}: 'f1' of class 1, 'matthews' the correlation."""
+    scores = {'accuracy': float((predicted == true).mean())}
     both = predicted * true
-    if own == 'f1':
-        metrics[own] = 2 * float(both.sum() / max(1, (predicted + true).sum()))
-    if own == 'matthews':
+    if metric == 'f1':
+        scores[metric] = 2 * float(both.sum() / max(1, (predicted + true).sum()))
+    if metric == 'matthews':
         covariance = both.mean() - predicted.mean() * true.mean()
-        metrics[own] = float(covariance / max(1e-12, predicted.std() * true.std()))
-    return metrics
+        scores[metric] = float(covariance / max(1e-12, predicted.std() * true.std()))
+    return scores
 
 def shuffled_batches(lengths, batch_size, seed):
     """The batches of an epoch, index arrays, each of texts of similar length: little is padding."""
@@ -924,7 +924,7 @@ def shuffled_batches(lengths, batch_size, seed):
     batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[i] for i in rng.permutation(len(batches))]
 
-def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
+def fine_tune(run, train_set, dev_set, n_classes, metric, language, args, name):
     """Fine-tune run.model and a new linear head on train_set (ids, classes) in one language; both
     end as they were at the best evaluation on dev_set -> the head, and the steps made.
 
@@ -952,7 +952,7 @@ def fine_tune(run, train_set, dev_set, n_classes, own, language, args, name):
         optimizer.zero_grad()
         if (i + 1) % args.eval_every and i + 1 < per_epoch:
             continue
-        score = task_metrics(predict(run, head, dev_set[0], language), dev_set[1], own)[own]
+        score = task_metrics(predict(run, head, dev_set[0], language), dev_set[1], metric)[metric]
         waited += 1
         if score > best + 0.001:
             best, waited = score, 0
@@ -987,18 +987,18 @@ def glue(args):
     pretrained = {key: value.clone() for key, value in run.model.state_dict().items()}
     settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float))}
     for task in tasks:
-        *_, classes, own = GLUE[task]
+        *_, classes, metric = GLUE[task]
         longest = min(args.max_tokens, run.cfg.block_size)
         train_set, *dev_sets = (encode_examples(run, pair[0], part, longest)
                                 for part in examples[task])
         run.model.load_state_dict(pretrained)
-        head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), own, pair[0], args,
+        head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), metric, pair[0], args,
                                 f'{args.out_dir} {task}')
         for key, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
             found[key] = {'steps': steps, 'majority': float(np.bincount(true).max() / len(true)),
                           'examples': len(true), 'settings': settings}
             for name, language in zip(names, pair):
-                found[key][name] = task_metrics(predict(run, head, ids, language), true, own)
+                found[key][name] = task_metrics(predict(run, head, ids, language), true, metric)
                 print(f'{args.out_dir} {key} {name}: {found[key][name]}')
         write_json(run.out_dir / 'glue.json', summary(found))
 

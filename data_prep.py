@@ -53,7 +53,7 @@ DATA = Path('data')
 CACHE, PARTIAL = DATA / '.cache', DATA / '.partial'
 TOKENIZER_BYTES = 100_000_000  # of text to train a tokenizer on
 HUB_SHARD = 200  # rows of a hub data set per cached file
-HUB_TEST_DOCUMENTS = 1000  # its test text is among these, however far one reads
+HUB_TEST_DOCUMENTS = 1000  # the test text is drawn from these, however far training reads
 
 # -----------------------------------------------------------------------------
 # Files: complete or absent, even after a kill or on a full disk
@@ -197,7 +197,8 @@ def text_of(record, field, where):
         return (record[field] or '').encode('utf-8', 'ignore').decode()
 
 def documents_in(stream, name, field):
-    """All of a .txt, lines of a .jsonl, rows of a .parquet, those of the files of a .tar."""
+    """The documents of a file: a whole .txt, each line of a .jsonl, each row of a .parquet; of a .tar,
+    those of its .txt and .jsonl files."""
     kind, _ = suffixes(name)
     if kind == '.txt':
         yield stream.read().decode()
@@ -424,8 +425,8 @@ def fingerprint(source):
     return [source, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
 
 def is_test(document, test_frac, seed):
-    """Whether a document is held out: one of every 1 / test_frac, drawn by seed. (Of the first
-    two, to begin with: two documents suffice.)"""
+    """Whether a document is held out: one at random of each group of 1 / test_frac. In the first
+    group it is one of the first two, so that two documents are enough."""
     group = max(2, round(1 / test_frac))
     rng = np.random.default_rng([seed, document // group])
     return document % group == rng.integers(group if document >= group else 2)
@@ -478,7 +479,7 @@ def tokenise(corpus, source, tokenizer_file, cfg, enough):
     key = [FORMAT_VERSION, fingerprint(source), checksum(tokenizer_file), cfg.test_frac,
            cfg.data_seed, cfg.min_chars, cfg.max_tokens]
     name = f'{corpus}-{hash_of(key)}'
-    if source.startswith('hf:'):  # one that was read further will do
+    if source.startswith('hf:'):  # a cached copy with more tokens will do
         read = [int(path.name.rpartition('-')[2]) for path in CACHE.glob(f'{name}-*')]
         name += f'-{min((n for n in read if n >= enough), default=enough)}'
     with making(CACHE / name) as aside:
@@ -597,7 +598,7 @@ def data_settings(cfg):
     return json.loads(json.dumps(settings))
 
 def data_checksum(meta):
-    """The same on every machine. (SentencePiece's files hold its version.)"""
+    """Equal on every machine: without the tokenizers, whose files name SentencePiece's version."""
     names = ('train.bin', 'test.bin', 'train_lang.bin', 'vocab_map.npy')
     return 'sha256 ' + hash_of([meta['files'][name] for name in names])
 

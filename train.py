@@ -63,7 +63,7 @@ def choose_device(device, dtype):
     try:
         torch.empty(1, device=str(device))
     except (RuntimeError, AssertionError):
-        raise UserError(f"device {device!r} is not available; 'auto' takes what is") from None
+        raise UserError(f"device {device!r} is not available; 'auto' picks one that is") from None
     torch.set_float32_matmul_precision('high')  # TF32 where float32 remains on a GPU
     kind, bfloat16 = device.split(':')[0], dtype == 'bfloat16'
     return device, lambda: torch.autocast(kind, torch.bfloat16, enabled=bfloat16)
@@ -195,8 +195,8 @@ def evaluate(model, dataset, cfg, device, autocast, micro_batch_size, rank=0, wo
 # ---- signals -----------------------------------------------------------------
 def catch_signals(alone):
     """From now on SIGTERM, SIGINT and SIGUSR1 are only added to the returned list, so that the
-    current step can be finished and saved. A second Ctrl-C ends a process that runs alone; torchrun
-    sends every process a second signal, which must not keep it from saying why it stops."""
+    current step can be finished and saved. A second Ctrl-C kills a process that runs alone; under
+    torchrun, which signals every process twice, it is ignored: rank 0 must still say why it stopped."""
     caught = []
 
     def catch(number, _):
@@ -291,7 +291,7 @@ def train(cfg, held):
                 raise ValueError('other parameters')
             state_dict.set_state_dict(model, optimizer, model_state_dict=checkpoint['model'],
                                       optim_state_dict=checkpoint['optimizer'], options=whole)
-            optimizer.param_groups[0]['betas'] = betas  # which has become a list
+            optimizer.param_groups[0]['betas'] = betas  # loading made it a list
             sampler.read[:] = checkpoint['sequences_read']
     if cfg.compile is True or cfg.compile == 'auto' and kind == 'cuda':
         model = torch.compile(model)
@@ -336,7 +336,7 @@ def train(cfg, held):
             x, y = x.pin_memory(), y.pin_memory()
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if cfg.model == 'word2vec':
-            raw_model.draw_negatives([cfg.seed, step, 0, 1])  # 1: another stream than the languages'
+            raw_model.draw_negatives([cfg.seed, step, 0, 1])  # 1: not the stream of languages
         loss = torch.zeros((), device=device)
         for i in range(0, batch_size, micro_batch_size):
             if ddp:  # exchange gradients once a step
@@ -372,7 +372,7 @@ def train(cfg, held):
             logged, logged_step = now, done
         pause = time.time()
         if done % cfg.eval_interval == 0 or last:
-            of = (0, 1) if split else (rank, world)  # what is split runs on all at once, each window
+            of = (0, 1) if split else (rank, world)  # sharded: every rank in every forward pass
             losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, *of)
             log('log', step=done, eval_loss=losses)
             if master:
@@ -388,12 +388,12 @@ def train(cfg, held):
                                 optimizer=moments, sequences_read=sampler.read.tolist())
         if stop:
             break
-        logged += time.time() - pause  # the speed is that of training
+        logged += time.time() - pause  # neither evaluation nor saving counts
 
-    # ---- goodbye -------------------------------------------------------------
+    # ---- clean up ------------------------------------------------------------
     bar.close()
     if ddp:
-        dist.all_reduce(stop)  # torchrun ends all with the first: not before the checkpoint is there
+        dist.all_reduce(stop)  # torchrun stops all ranks once one exits: wait until rank 0 has saved
         del model, part  # they hold the group, whose threads must not outlive it
         dist.destroy_process_group()
     if not last:

@@ -1,7 +1,7 @@
 """Settings, nanoGPT's way: config/default.py names them all, a config file overrides some, --key=value overrides that.
 A config file is Python and is executed: read it before you run it.
 
-Every function of this project raises UserError for a user's mistake or a damaged file: not repeated there."""
+Any function here may raise UserError for a user's mistake or a damaged file; docstrings do not repeat this."""
 import ast
 import contextlib
 import difflib
@@ -80,7 +80,7 @@ def override(config, key, value, where):
 
 
 def restored(saved, where):
-    """The settings of a run, as its JSON has them -> a namespace. A setting that it lacks has today's default."""
+    """The saved settings of a run -> a namespace. Settings added since then take their default."""
     config = settings(DEFAULT)
     for key in config.keys() & saved.keys():  # a setting that no longer exists is ignored
         override(config, key, saved[key], where)

@@ -82,7 +82,7 @@ def matching(languages, tokens, pairs):
 
 
 # -----------------------------------------------------------------------------
-# of a report
+# the figures of a report
 
 def chosen(found, figure):
     """The rows, over seeds, of a figure's runs: those with all of its tags."""
@@ -93,7 +93,8 @@ def chosen(found, figure):
 
 def plot_lines(axes, rows, figure, measures, among):
     """Measures of rows by the figure's x: a line for each value of its hue (colour), of its style
-    (marker) and measure (dotted but for the first), bars over seeds. Colours agree among more rows."""
+    (marker) and measure (dotted but for the first), bars over seeds. A hue has one colour in all
+    panels (among: the rows of all)."""
     x, hue, style = figure['x'], figure['hue'], figure['style']
     hues, styles = (sorted({row[column] for row in among}) for column in (hue, style))
     names, groups = sorted({row[x] for row in rows}), {}
