@@ -483,6 +483,8 @@ def mixture_rows(args):
     """The rows of comparable runs, and the (name, corpus) of each language of their mixtures."""
     rows = [columns_of(row['cfg']) | row for folder in run_folders(args.out_dirs)
             for row in rows_of_run(folder, args)]
+    mark_step_matched(rows)
+    rows = [row for row in rows if row['role'] != 'step']
     multi = [row for row in rows if row['others']]
     kinds = {(str(row['cfg'].languages), row['vocabulary']) for row in multi}
     n_texts, n_corpora = len(set(map(law_of, rows))), len({row['corpus'] for row in multi})

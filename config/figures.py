@@ -151,6 +151,9 @@ def lines(found, figure):
                 log_scale(axes, 'y')
             if label == 'TEff':
                 axes.axhline(1, color='grey', lw=0.8, ls=':')
+            if label.startswith('net cosine'):  # rounding is not to look like alignment
+                low, high = axes.get_ylim()
+                axes.set_ylim(min(low, -0.1), max(high, 0.3))
     return picture
 
 

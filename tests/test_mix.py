@@ -88,6 +88,11 @@ def test_one_language_gets_all_that_it_may_read_and_no_more_than_max_epochs(tmp_
     out, *_ = mix(folders, '--tokens=1e9')
     assert 'extrapolated: errors are those at 1,000,000 to 4,000,000 tokens' in out
 
+def test_step_matched_runs_are_left_out(tmp_path):
+    folders, rng = write_runs(tmp_path, *PAIR), np.random.default_rng(0)
+    step = write_run(tmp_path / 'step', [('FR', 'fr')], (1.0,), 10 ** 6, rng, 0, batch_size=1)
+    assert mix([*folders, step]) == mix(folders)
+
 def test_a_gain_within_the_error_is_no_recommendation_and_two_runs_are_named(tmp_path):
     out, shares, _, sure = mix(write_runs(tmp_path, *PAIR, noise=0.1))
     assert not sure and 'no recommendation: ' in out
