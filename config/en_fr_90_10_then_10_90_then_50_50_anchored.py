@@ -1,4 +1,4 @@
-# config/en_fr_90_10_then_10_90_then_50_50_anchored.py - Table 3, row 15: English and French, 90/10, 10/90, then 50/50, anchored
+# config/en_fr_90_10_then_10_90_then_50_50_anchored.py - Table 3, row 15: imbalanced both ways, then balanced
 dataset = 'en_fr_90_10_then_10_90_then_50_50_anchored'
 out_dir = 'out/en_fr_90_10_then_10_90_then_50_50_anchored'
 corpora = {'en': 'hf:storytracer/LoC-PD-Books:text', 'fr': 'hf:PleIAs/French-PD-Books:complete_text'}
