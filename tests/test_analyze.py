@@ -21,7 +21,7 @@ import analyze
 import config
 import train
 from analyze import ScalingLaw, hidden_similarity, load_run, token_efficiency, unit_rows
-from config import UserError, runs
+from config import UserError, figures, runs
 from model import GPT, GPTConfig
 
 V = 30  # base ids of a clone
@@ -719,6 +719,16 @@ def test_report_twice_is_the_same_bytes(study):
     assert written[0] == written[1]
     drawn = {figure['draw'] for figure in FIGURES if f'{figure["figure"]}.pdf' in written[0]}
     assert drawn == {figure['draw'] for figure in FIGURES}  # every kind
+
+def test_a_hue_keeps_its_colour_where_others_are_absent():
+    rows = [{'measure': 'ppl', 'x': x, 'hue': hue, 'style': '', 'value': 1, 'lowest': 1, 'highest': 1}
+            for hue in 'ab' for x in (1, 2)]
+    figure = {'x': 'x', 'hue': 'hue', 'style': 'style'}
+    _, ((whole, part),) = figures.subplots(1, 2, 4, 2)
+    figures.plot_lines(whole, rows, figure, ['ppl'], rows)
+    figures.plot_lines(part, rows[2:], figure, ['ppl'], rows)
+    a, b = (line.get_color() for line in whole.lines)
+    assert a != b == part.lines[0].get_color()
 
 def test_nothing_stands_beside_the_paper_while_totals_differ(report, tmp_path):
     runs = 'out/cloned_50_1x', 'out/cloned_90_1x', 'out/cloned_50_2x'
