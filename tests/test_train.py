@@ -197,11 +197,13 @@ def test_every_checkpoint_is_kept_as_a_run_of_its_own(alone):
 
 
 @pytest.mark.parametrize('log_to', ['tensorboard', 'wandb'])
-def test_a_log_is_also_drawn_elsewhere_and_a_resumed_run_goes_on_there(log_to, alone):
+def test_a_log_is_also_drawn_elsewhere_and_a_resumed_run_goes_on_there(
+        log_to, alone, monkeypatch):
     pytest.importorskip(log_to)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
     run = arguments(**CLONES, out_dir='out/a', log_to=log_to, checkpoint_interval=5)
     for _ in range(2):
-        assert script('train.py', *run, WANDB_MODE='offline').status == 0
+        assert script('train.py', *run).status == 0
         os.replace('out/a/ckpt_previous.pt', 'out/a/ckpt.pt')  # back to step 10
     if log_to == 'wandb':
         runs = list(Path('out/a/wandb').glob('offline-run-*'))
