@@ -14,14 +14,16 @@ Measure trained runs.
     python analyze.py report --plan table1                    # commands of the runs still missing
 """
 import argparse
+import copy
 import csv
 import hashlib
-import io
 import itertools
 import json
 import math
 import os
+from collections import defaultdict
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,15 +34,13 @@ from tqdm import tqdm
 
 import config
 import train
-from config import UserError, figures, runs
+from config import UserError, figures, huggingface, runs, tables
 from data_prep import (
     Dataset,
     Sampler,
     check_languages,
     load_tokenizer,
-    making,
     marginals,
-    needed,
     opened,
     write_aside,
 )
@@ -63,7 +63,7 @@ def settings_of(out_dir):
     raise UserError(f'{out_dir} is not a run: train.py CONFIG.py --out_dir={out_dir} makes one')
 
 def load_run(out_dir, device='auto', dtype='float32'):
-    """A trained run: cfg, dataset, model, step, tokens_seen by language, device, autocast."""
+    """A trained run: cfg, dataset, model, step, tokens_seen, device, autocast."""
     cfg = settings_of(out_dir)
     checkpoint = train.load_checkpoint(out_dir, cfg)
     if not checkpoint:
@@ -77,18 +77,24 @@ def load_run(out_dir, device='auto', dtype='float32'):
         model.load_state_dict(checkpoint['model'])
     seen = [int(n) * cfg.block_size for n in checkpoint['sequences_read']]
     return SimpleNamespace(
-        out_dir=Path(out_dir), cfg=cfg, dataset=dataset, model=model.to(device).eval(),
-        step=checkpoint['step'], tokens_seen=dict(zip(dataset.names, seen)),
-        device=device, autocast=autocast)
+        out_dir=Path(out_dir), cfg=cfg, dataset=dataset, device=device, autocast=autocast,
+        model=model.to(device).eval(), step=checkpoint['step'],
+        tokens_seen=dict(zip(dataset.names, seen)))
 
 def language_indices(run, names):
     known = run.dataset.names
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f'{run.out_dir} has no language {unknown[0]!r}; it has {", ".join(known)}')
+    for name in names:
+        if name not in known:
+            raise UserError(f'{run.out_dir} has no language {name!r}; it has {", ".join(known)}')
     return [known.index(name) for name in names]
 
+def on_device(run, array):
+    return torch.from_numpy(array).to(run.device)
+
 def size_of(cfg):
-    return f'{cfg.n_layer}x{cfg.n_embd}' if cfg.model == 'gpt' else f'word2vec-{cfg.n_embd}'
+    if cfg.model == 'word2vec':
+        return f'word2vec-{cfg.n_embd}'
+    return f'{cfg.n_layer}x{cfg.n_embd}'
 
 def name_of(out_dir):
     return os.path.basename(os.path.normpath(out_dir))
@@ -107,7 +113,8 @@ def number(value, low=-1e15, high=1e15):
 def read_measured(out_dir, name, convert):
     """convert(content of OUT_DIR/NAME.json), or None without the file."""
     path = Path(out_dir, f'{name}.json')
-    remedy = f'python analyze.py {name.replace("results", "ppl")} {out_dir} writes it again'
+    command = name.replace('results', 'ppl')
+    remedy = f'python analyze.py {command} {out_dir} writes it again'
     content = config.read_json(path, remedy)
     with config.reading(path, remedy):
         return None if content is None else convert(content)
@@ -119,49 +126,23 @@ def write_text(path, text):
 def write_json(path, content):
     write_text(path, json.dumps(content, indent=1) + '\n')
 
-def six_digits(value):  # on which all machines agree
-    return f'{value:.6g}'.replace('nan', '') if isinstance(value, float) else str(value)
-
-def as_lines(rows, columns, to_text):
-    """Rows {column: value} -> lists of text, the header first."""
-    columns = columns or list(dict.fromkeys(column for row in rows for column in row))
-    return [columns, *([to_text(row.get(column, '')) for column in columns] for row in rows)]
-
-def write_csv(path, rows, columns=()):
-    out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows(as_lines(rows, columns, six_digits))
-    write_text(path, out.getvalue())
-
-def as_text(value):
-    """A value for people; nothing for nan."""
-    if not isinstance(value, (int, float)):
-        return str(value)
-    digits = 0 if abs(value) >= 1000 or isinstance(value, int) else 1 if abs(value) >= 100 else 2
-    return '' if value != value else f'{value:,.{digits}f}'
-
-def as_table(rows, columns=()):
-    """The lines of a Markdown table."""
-    lines = as_lines(rows, columns, as_text)
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    lines.insert(1, ['-' * width for width in widths])
-    return [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
-
 # ---- ppl: sliding-window perplexity (paper, section 3, Evaluation) -----------
 
 def sliding_window(run, ids, stride, batch_size, name=''):
-    """Nats and number of scored tokens of a text, ids (N,) int64: two arrays, by batch of windows.
+    """Nats and number of scored tokens of a text, ids (N,) int64, by batch: (2, n).
 
-    Windows of block_size tokens start every `stride` tokens. The last `stride` positions of each
-    are scored, those before are context: after the first context every token is scored exactly
+    Windows of block_size tokens start every `stride` tokens; their last `stride`
+    positions are scored. After the first context every token is scored exactly
     once, the ragged end included."""
     window, scores = run.cfg.block_size, []
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
     for i in progress(range(0, len(starts), batch_size), name):
-        places = starts[i:i + batch_size, None] + np.arange(window + 1)  # (B, window + 1)
+        # (B, window + 1)
+        places = starts[i:i + batch_size, None] + np.arange(window + 1)
         # past the end any id will do: no scored position attends to it
-        batch = torch.from_numpy(ids[np.minimum(places, len(ids) - 1)]).to(run.device)
-        real = torch.from_numpy(places[:, context + 1:] < len(ids)).to(run.device)  # (B, stride)
+        batch = on_device(run, ids[np.minimum(places, len(ids) - 1)])
+        real = on_device(run, places[:, context + 1:] < len(ids))  # (B, stride)
         targets = batch[:, context + 1:][real]
         with torch.no_grad(), run.autocast():
             features = run.model.features(batch[:, :-1])[:, context:][real]
@@ -170,36 +151,39 @@ def sliding_window(run, ids, stride, batch_size, name=''):
     return np.array(scores, float).reshape(-1, 2).T
 
 def ppl_uncertainty(nats, scored):
-    """Half of PPL's 95% interval, relative, by the scatter between batches, which are stretches
-    of text; None for a single one."""
+    """Half of PPL's relative 95% interval, by the scatter between batches, or None."""
     n = len(scored)
     if n < 2:
         return None
     residuals = nats - nats.sum() / scored.sum() * scored
-    return math.expm1(1.96 * math.sqrt((residuals ** 2).sum() * n / (n - 1)) / scored.sum())
+    deviation = math.sqrt((residuals ** 2).sum() * n / (n - 1))
+    return math.expm1(1.96 * deviation / scored.sum())
 
 def measure_language(run, language, stride, batch_size):
     """What results.json says of one language."""
-    name, corpus = run.cfg.languages[language]
-    meta, seen = run.dataset.corpus_of[language], run.tokens_seen[name]
-    base = run.dataset.tokens['test'][slice(*meta['test'])]
-    ids = run.dataset.vocab_map[language, base].astype(np.int64)
-    nats, scored = sliding_window(run, ids, stride, batch_size, f'{run.out_dir} {name}')
+    data, (name, corpus) = run.dataset, run.cfg.languages[language]
+    title, seen = f'{run.out_dir} {name}', run.tokens_seen[name]
+    meta = data.corpus_of[language]
+    base = data.tokens['test'][slice(*meta['test'])]
+    ids = data.vocab_map[language, base].astype(np.int64)
+    nats, scored = sliding_window(run, ids, stride, batch_size, title)
     if not len(scored):
-        raise UserError(f'{run.out_dir}: the {len(ids)} test tokens of {name} are all context')
+        raise UserError(f'{title}: the {len(ids)} test tokens are all context')
     n = int(scored.sum())
     loss = float(nats.sum() / n)
-    ppl, exposure = math.exp(loss), seen / max(1, run.dataset.ids_in_text(language))
-    print(f'{run.out_dir} {name}: PPL {ppl:.2f}, {n:,} scored tokens; {seen:,} tokens seen, '
-          f'exposure {exposure:,.0f}', flush=True)
-    return {'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
-            'ppl': ppl, 'loss': loss, 'scored_tokens': n, 'exposure': exposure,
-            'bits_per_byte': loss / math.log(2) * meta['test_tokens'] / meta['test_bytes'],
-            'ppl_uncertainty': ppl_uncertainty(nats, scored),
-            'epochs': seen / max(1, run.dataset.meta['languages'][language]['tokens'])}
+    exposure = seen / max(1, data.ids_in_text(language))
+    print(f'{title}: PPL {math.exp(loss):.2f}, {n:,} scored tokens; '
+          f'{seen:,} tokens seen, exposure {exposure:,.0f}', flush=True)
+    bits = loss / math.log(2)
+    return {
+        'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
+        'ppl': math.exp(loss), 'loss': loss, 'scored_tokens': n, 'exposure': exposure,
+        'bits_per_byte': bits * meta['test_tokens'] / meta['test_bytes'],
+        'ppl_uncertainty': ppl_uncertainty(nats, scored),
+        'epochs': seen / max(1, data.meta['languages'][language]['tokens'])}
 
 def measure_ppl(out_dir, args):
-    """Score the test text in every language, or in --languages -> OUT_DIR/results.json."""
+    """Score the test text in every language asked for -> OUT_DIR/results.json."""
     run = load_run(out_dir, args.device, args.dtype)
     window, names = run.cfg.block_size, args.languages or run.dataset.names
     stride = args.stride or max(1, window // 4)
@@ -207,11 +191,12 @@ def measure_ppl(out_dir, args):
         raise UserError(f'{out_dir} is word2vec, which has no perplexity; use alignment')
     if stride > window:
         raise UserError(f'--stride {stride} leaves tokens unscored: windows have {window}')
+    languages = {name: measure_language(run, i, stride, args.batch_size)
+                 for name, i in zip(names, language_indices(run, names))}
     write_json(run.out_dir / 'results.json', {
         'config': vars(run.cfg), 'step': run.step, 'tokens_seen': run.tokens_seen,
-        'non_embedding_parameters': run.model.num_params(), 'window': window, 'stride': stride,
-        'languages': {name: measure_language(run, i, stride, args.batch_size)
-                      for name, i in zip(names, language_indices(run, names))}})
+        'non_embedding_parameters': run.model.num_params(),
+        'window': window, 'stride': stride, 'languages': languages})
 
 def ppl(args):
     """perplexity by language, with a sliding window"""
@@ -221,26 +206,29 @@ def ppl(args):
         measure_ppl(out_dir, args)
 
 ppl.options = SCORING = {
-    'out_dirs': ([], 'folders of trained runs'), 'languages': ([], 'to score; default: all'),
+    'out_dirs': ([], 'folders of trained runs'),
+    'languages': ([], 'to score; default: all'),
     'stride': (0, 'tokens scored per window; 0: a quarter of it, 128 of 512'),
     'batch_size': (32, 'windows at a time')}
 
 # ---- teff: scaling law, token efficiency (paper, section 3, appendix B) -------
 
 class ScalingLaw:
-    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, by least squares on
-    1/PPL over monolingual runs on three or more amounts of tokens.
+    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, by
+    least squares on 1/PPL over monolingual runs on three or more amounts of
+    tokens.
 
-    Fitted as 1/PPL = top + slope * (1 - x^-b) / b: the same curves (a = slope / b, c = top + a),
-    but smooth through the logarithm at b = 0. Runs so short that 1/PPL still accelerates in
-    log(tokens) have a negative b."""
+    Fitted as top + slope * (1 - x^-b) / b: the same curves (a = slope / b, c =
+    top + a), but smooth through the logarithm at b = 0. While 1/PPL still
+    accelerates, b is negative."""
 
     def __init__(self, tokens, ppl, name='the law'):
         from scipy.optimize import least_squares
         tokens, y = np.asarray(tokens, float), 1 / np.asarray(ppl, float)
         if (n := len(set(tokens))) < 3:
             raise UserError(f'{name}: a law takes at least three amounts of tokens, not {n}')
-        self.name, self.n, self.unit, self.shortest = name, len(y), max(tokens), min(tokens)
+        self.name, self.n = name, len(y)
+        self.unit, self.shortest = max(tokens), min(tokens)
         log_x = np.log(tokens / self.unit)
 
         def residuals(v):
@@ -250,10 +238,12 @@ class ScalingLaw:
             design = np.stack([np.ones_like(y), -np.expm1(-b * log_x) / b], 1)
             v = *np.linalg.lstsq(design, y, rcond=None)[0], b
             return (residuals(v) ** 2).sum(), v
-        start = min(map(best_given, np.linspace(-1.995, 4.995, 700)))[1]  # a grid without b = 0
+        grid = np.linspace(-1.995, 4.995, 700)  # without b = 0
+        start = min(map(best_given, grid))[1]
         bounds = [-np.inf, -np.inf, -2], [np.inf, np.inf, 5]
-        fit = least_squares(residuals, start, jac='3-point', x_scale=np.abs(start) + 1e-12,
-                            bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        fit = least_squares(
+            residuals, start, jac='3-point', x_scale=np.abs(start) + 1e-12, bounds=bounds,
+            xtol=1e-15, ftol=1e-15, gtol=1e-15)
         self.v = top, slope, self.b = fit.x
         if slope <= 0:
             raise UserError(f'{name}: the monolingual runs do not improve with more tokens')
@@ -268,7 +258,7 @@ class ScalingLaw:
         return top - slope * np.expm1(-b * log_x) / b
 
     def log_x(self, ppl, v):
-        """The inverse of inverse_ppl; +-inf for a PPL that the curve never reaches."""
+        """The inverse of inverse_ppl; +-inf for a PPL that it never reaches."""
         top, slope, b = v
         rest = 1 - b * (1 / ppl - top) / slope
         return -math.log(rest) / b if rest > 0 else math.copysign(math.inf, b)
@@ -279,65 +269,74 @@ class ScalingLaw:
         return 1 / np.where(inverse > 0, inverse, np.nan)  # of too few tokens it says nothing
 
     def tokens(self, ppl):
-        """MLTE: the tokens a monolingual model needs for a PPL; infinite beyond the asymptote."""
+        """MLTE: the tokens a monolingual model needs for a PPL; beyond all, inf."""
         log_x = self.log_x(ppl, self.v)
         return self.unit * math.exp(log_x) if log_x < 100 else math.inf
 
     def interval(self, ppl):
-        """The factor by which tokens(ppl) may be off either way, at 95%, by the scatter of the
-        monolingual runs about the law; nan for three runs, which it fits exactly."""
+        """The factor by which tokens(ppl) may be off at 95%, by the scatter of
+        the runs about the law; nan for three, which it fits exactly."""
         from scipy.stats import t
         steps = np.diag(1e-6 * np.abs(self.v))
-        change = [self.log_x(ppl, self.v + d) - self.log_x(ppl, self.v - d) for d in steps]
+        change = [self.log_x(ppl, self.v + step) - self.log_x(ppl, self.v - step)
+                  for step in steps]
         with np.errstate(all='ignore'):  # infinite where the fit says nothing
-            gradient = np.array(change) / (2 * steps.max(0))
-            deviation = np.sqrt(gradient @ self.covariance @ gradient)
+            slopes = np.array(change) / (2 * steps.max(0))
+            deviation = np.sqrt(slopes @ self.covariance @ slopes)
             return float(np.exp(t.ppf(0.975, self.n - 3) * deviation))
 
     def __str__(self):
-        error = f'off by at most {self.error:.2%}' if self.n > 3 else 'run a fourth for an interval'
-        return (f'{self.name}: 1/PPL = {self.c:.5g} {-self.a:+.4g} * (tokens / {self.unit:,.0f})^'
-                f'{-self.b:.4g}; {self.n} monolingual runs, {error}')
+        power = f'(tokens / {self.unit:,.0f})^{-self.b:.4g}'
+        error = 'a fourth gives an interval'
+        if self.n > 3:
+            error = f'off by at most {self.error:.2%}'
+        return (f'{self.name}: 1/PPL = {self.c:.5g} {-self.a:+.4g} * {power}; '
+                f'{self.n} monolingual runs, {error}')
 
 COLUMNS = 'run model corpus language tokens ppl role'.split()
-ADDED = 'exposure mlpe mlte teff teff_low teff_high extrapolated tau step_ppl gain remark'.split()
+ADDED = ('exposure mlpe mlte teff teff_low teff_high extrapolated tau step_ppl gain '
+         'remark').split()
 
 def rows_of_csv(path):
     """The rows of a table of runs."""
     remedy = f'it must be a table with the columns {",".join(COLUMNS)}'
     with config.reading(path, remedy), open(path, newline='', encoding='utf-8') as f:
-        rows, total = list(csv.DictReader(f)), {}
+        rows, total = list(csv.DictReader(f)), defaultdict(int)
         for line, row in enumerate(rows, 2):
-            row |= {'tokens': int(number(row['tokens'], 1)), 'ppl': number(row['ppl'], 1, 1e30),
-                    'exposure': number(row.get('exposure') or None)}
+            row['tokens'] = int(number(row['tokens'], 1))
+            row['ppl'] = number(row['ppl'], 1, 1e30)
+            row['exposure'] = number(row.get('exposure') or None)
             if row['role'] not in ('mono', 'multi', 'step') or math.isnan(row['ppl']):
                 raise ValueError(f'line {line}: {row["ppl"]}, {row["role"]}')
-            total[row['run']] = total.get(row['run'], 0) + row['tokens']
+            total[row['run']] += row['tokens']
         if not rows or set(COLUMNS) - rows[0].keys():
             raise ValueError('a column is missing, or all rows')
     return [row | {'others': total[row['run']] - row['tokens']} for row in rows]
 
 def rows_of_run(out_dir, args, finished=True):
-    """A row for each language that a run has seen; scored now if it was not yet."""
+    """A row for each language that a run has seen; scored first if need be."""
     if not os.path.lexists(f'{out_dir}/results.json'):
         measure_ppl(out_dir, args)
     cfg, rows = settings_of(out_dir), []
-    measured = 'bits_per_byte', 'ppl_uncertainty', 'epochs', 'exposure'
 
     def convert(results):
-        if finished and results['step'] < cfg.max_iters:
-            raise UserError(f'{out_dir} is at step {results["step"]} of {cfg.max_iters}, and TEff is '
-                            'of finished runs: train.py with its config continues it')
+        if finished and (step := results['step']) < cfg.max_iters:
+            raise UserError(f'{out_dir} is at step {step} of {cfg.max_iters}, and TEff is of '
+                            'finished runs: train.py with its config continues it')
         seen = {name: int(number(n, 0)) for name, n in results['tokens_seen'].items()}
-        parameters = number(results['non_embedding_parameters'], 1)
         for name, corpus in cfg.languages:
-            if seen[name] and (found := results['languages'].get(name)):
-                others = sum(seen.values()) - seen[name]
-                rows.append({key: number(found.get(key), 0) for key in measured} | {
-                    'run': name_of(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
-                    'model': f'{cfg.model}-{size_of(cfg)}', 'parameters': parameters,
-                    'text': str(found['test_text']), 'ppl': number(found['ppl'], 1, 1e30),
-                    'tokens': seen[name], 'others': others, 'role': 'multi' if others else 'mono'})
+            if not seen[name] or not (found := results['languages'].get(name)):
+                continue
+            others = sum(seen.values()) - seen[name]
+            row = {key: number(found.get(key), 0)
+                   for key in ('bits_per_byte', 'ppl_uncertainty', 'epochs', 'exposure')}
+            rows.append(row | {
+                'run': name_of(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
+                'model': f'{cfg.model}-{size_of(cfg)}',
+                'parameters': number(results['non_embedding_parameters'], 1),
+                'text': str(found['test_text']), 'ppl': number(found['ppl'], 1, 1e30),
+                'tokens': seen[name], 'others': others,
+                'role': 'multi' if others else 'mono'})
         return rows
     return read_measured(out_dir, 'results', convert)
 
@@ -346,19 +345,24 @@ def law_of(row):
     return row['model'], row['corpus'], row.get('text', '')
 
 def mark_step_matched(rows):
-    """Mark monolingual runs with as many steps as a multilingual one, in smaller batches."""
-    for row, other in itertools.product(rows, rows):
-        a, b = row.get('cfg'), other.get('cfg')
-        if a and (row['role'], other['role']) == ('mono', 'multi') and law_of(row) == law_of(other):
-            same = (a.max_iters, a.block_size) == (b.max_iters, b.block_size)
-            row['role'] = 'step' if same and a.batch_size < b.batch_size else 'mono'
+    """Mark monolingual runs with the steps of a multilingual one, in smaller batches."""
+    def shape(row):
+        return row['cfg'].max_iters, row['cfg'].block_size, law_of(row)
+    rows = [row for row in rows if 'cfg' in row]
+    multi = [row for row in rows if row['role'] == 'multi']
+    for row, other in itertools.product(rows, multi):
+        smaller = row['cfg'].batch_size < other['cfg'].batch_size
+        if row['role'] == 'mono' and smaller and shape(row) == shape(other):
+            row['role'] = 'step'
 
 def first_difference(row, other):
-    """The first setting but tokens in which two runs differ, in words; '' if there is none."""
+    """The first setting but tokens in which two runs differ, in words, or ''."""
     a, b = row.get('cfg'), other.get('cfg')
-    for key in 'batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters init_from'.split():
-        x, y = getattr(a, key, 0), getattr(b, key, 0)
-        if key == 'warmup_iters' and a:  # as many steps, or the same share of them
+    keys = ('batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters '
+            'init_from').split()
+    for key in keys if a else ():
+        x, y = getattr(a, key), getattr(b, key)
+        if key == 'warmup_iters':  # the same share of the steps will do
             share = abs(x / a.max_iters - y / b.max_iters)
             y = x if share * min(a.max_iters, b.max_iters) <= 1 else y
         if x != y:
@@ -366,55 +370,61 @@ def first_difference(row, other):
     return ''
 
 def fit_laws(rows, mix_recipes=False):
-    """The law of each model, corpus and test text, {law_of(row): law}, and why others have none.
+    """The law of each model, corpus and test text, {law_of(row): law}, and why
+    others have none.
 
-    A law is of the largest group of monolingual runs that differ in tokens alone. Rows unlike these
-    are marked, and compared with nothing, unless mix_recipes."""
+    A law is of the largest group of monolingual runs that differ in tokens alone.
+    Rows unlike these are marked, and compared with nothing, unless
+    mix_recipes."""
     laws, reasons = {}, []
     for key in dict.fromkeys(map(law_of, rows)):
         here = [row for row in rows if law_of(row) == key and row['role'] != 'step']
         mono = [row for row in here if row['role'] == 'mono']
+
+        def alike(row, mono=mono):
+            return sum(not first_difference(row, other) for other in mono)
         if mono and not mix_recipes:
-            typical = max(mono, key=lambda row: sum(not first_difference(row, other) for other in mono))
+            typical = max(mono, key=alike)
             for row in here:
                 row['unlike'] = first_difference(row, typical)
         mono = [row for row in mono if not row['unlike']]
         try:
-            tokens, ppls = [row['tokens'] for row in mono], [row['ppl'] for row in mono]
-            laws[key] = ScalingLaw(tokens, ppls, f'monolingual runs of {key[0]} on {key[1]}')
+            tokens = [row['tokens'] for row in mono]
+            ppls = [row['ppl'] for row in mono]
+            name = f'monolingual runs of {key[0]} on {key[1]}'
+            laws[key] = ScalingLaw(tokens, ppls, name)
             laws[key].runs = mono
         except UserError as e:
             reasons.append(str(e))
     return laws, reasons
 
 def add_efficiency(row, law):
-    """Add MLPE, MLTE, TEff, and the transfer tau: what a token of another language is worth."""
-    mlte, factor = law.tokens(row['ppl']), law.interval(row['ppl'])
-    row['mlpe'] = float(law.ppl(row['tokens']))
+    """Add MLPE, MLTE, TEff, and tau: what a token of another language is worth."""
+    ppl, tokens, others = row['ppl'], row['tokens'], row['others']
+    mlte, factor = law.tokens(ppl), law.interval(ppl)
+    teff, row['mlpe'] = mlte / tokens, float(law.ppl(tokens))
     if mlte == math.inf:
-        row |= {'extrapolated': 'beyond', 'remark': f'beyond the law, which ends at {1 / law.c:.4g}'}
+        row['extrapolated'] = 'beyond'
+        row['remark'] = f'beyond the law, which ends at {1 / law.c:.4g}'
         return
-    teff = mlte / row['tokens']
-    row |= {'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor}
-    if row['others']:
-        row['tau'] = (mlte - row['tokens']) / row['others']
-    inside = 0.99 * law.shortest <= mlte <= 1.01 * law.unit  # 1%: it misses its own runs a little
-    row['extrapolated'], row['remark'] = ('no', '') if inside else ('yes', 'extrapolated')
-    amounts = sorted({run['tokens'] for run in law.runs})
-    i = np.searchsorted(amounts, mlte)
-    for tokens in amounts[max(0, i - 1):i + 1] if row['role'] != 'mono' else ():
-        own = np.mean([law.tokens(run['ppl']) / tokens for run in law.runs if run['tokens'] == tokens])
-        if abs(math.log(own)) > math.log(factor):
-            row['remark'] += f'; law off: own TEff {own:.2f} at {tokens:,} tokens'
+    row |= {'mlte': mlte, 'teff': teff}
+    row |= {'teff_low': teff / factor, 'teff_high': teff * factor, 'extrapolated': 'no'}
+    if others:
+        row['tau'] = (mlte - tokens) / others
+    # 1%: the law misses its own runs a little
+    if not 0.99 * law.shortest <= mlte <= 1.01 * law.unit:
+        row |= {'extrapolated': 'yes', 'remark': 'extrapolated'}
 
 def add_step_matched(row, rows):
-    """Add the PPL of the step-matched runs on about as many tokens, and gain: how far ours is below."""
+    """Add step_ppl, of step-matched runs on about as many tokens, and how far ours
+    is below."""
     steps = [(abs(math.log(step['tokens'] / row['tokens'])), step['ppl']) for step in rows
              if step['role'] == 'step' and law_of(step) == law_of(row)
              and ('cfg' not in row or step['cfg'].max_iters == row['cfg'].max_iters)]
     nearest, _ = min(steps, default=(1, 0))
-    if row['role'] == 'multi' and nearest < 0.4:  # the mean of all seeds
-        row['step_ppl'] = float(np.mean([ppl for far, ppl in steps if far < nearest + 0.01]))
+    if row['role'] == 'multi' and nearest < 0.4:
+        seeds = [ppl for far, ppl in steps if far < nearest + 0.01]
+        row['step_ppl'] = float(np.mean(seeds))
         row['gain'] = 1 - row['ppl'] / row['step_ppl']
 
 def token_efficiency(rows, mix_recipes=False):
@@ -429,100 +439,108 @@ def token_efficiency(rows, mix_recipes=False):
             row['remark'] = f'not compared: {row["unlike"]}'
         elif law_of(row) in laws:
             add_efficiency(row, laws[law_of(row)])
-        row['remark'] += '; step-matched' * (row['role'] == 'step')
-        row['remark'] += f'; text read {row["epochs"]:.2f} times' if row.get('epochs', 0) > 1 else ''
-        row['remark'] = row['remark'].removeprefix('; ')
-    if (worst := max((row.get('ppl_uncertainty', 0) for row in rows), default=0)) > 0.01:
+        remarks = [row['remark'], 'step-matched' * (row['role'] == 'step')]
+        if (epochs := row.get('epochs', 0)) > 1:
+            remarks.append(f'text read {epochs:.2f} times')
+        row['remark'] = '; '.join(filter(None, remarks))
+    worst = max((row.get('ppl_uncertainty', 0) for row in rows), default=0)
+    if worst > 0.01:
         reasons.append(f'PPL is uncertain by up to {worst:.1%} (95%) on so few scored tokens')
     return laws, reasons
 
 def similarity_note(folder):
     """What alignment has measured of a run's hidden states, in words."""
     def words(found):
-        states, tokens = found['hidden_states'], found['retrieval'].get('tokens')
-        kind = '' if 'position' in states else '_matching'
-        cosine = np.mean(states.get('position', states['matching']))
-        unrelated = np.mean(states.get('control' + kind, math.nan))
-        text = (f'{folder}: hidden states of {" and ".join(found["languages"])}: '
-                f'cosine {cosine:.2f}, unrelated text {unrelated:.2f}')
-        near = '; counterpart nearest: {:.2%}, by chance {:.2%}'
-        return text + (near.format(np.mean(tokens['share']), tokens['chance']) if tokens else '')
+        net = np.mean(found['hidden_states']['net'])
+        return f'{folder}: hidden states: cosine {net:.2f} above that of unrelated text'
     return read_measured(folder, 'alignment', words)
 
 def teff(args):
     """token efficiency, by the law of monolingual runs"""
     folders = run_folders(args.out_dirs)
     if bool(args.runs) == bool(folders):
-        raise UserError('teff needs the folders of trained runs or --runs with a table, not both')
+        raise UserError('teff needs the folders of trained runs or --runs TABLE, not both')
     rows = [row for folder in folders for row in rows_of_run(folder, args)]
     rows += rows_of_csv(args.runs) if args.runs else []
     laws, reasons = token_efficiency(rows, args.mix_recipes)
-    if unlike := [row['unlike'] for row in rows if row['unlike']]:
-        raise UserError(f'{unlike[0]}: a law is of runs that differ in tokens alone (or --mix_recipes)')
+    if unlike := next((row['unlike'] for row in rows if row['unlike']), ''):
+        raise UserError(f'{unlike}: a law is of runs that differ in tokens alone '
+                        '(or --mix_recipes)')
     if not laws:
         raise UserError(reasons[0])
-    shown = [name for name in ('run', 'language', 'tokens', 'ppl', *ADDED)
-             if name != 'extrapolated' and any(as_text(row[name]) for row in rows)]
-    notes = [*(f'note: {reason}' for reason in reasons), *filter(None, map(similarity_note, folders))]
-    print(*laws.values(), *as_table(rows, shown), *notes, sep='\n')
+    columns = [name for name in ADDED if name != 'extrapolated']
+    shown = [name for name in ('run', 'language', 'tokens', 'ppl', *columns)
+             if any(tables.as_text(row[name]) for row in rows)]
+    notes = [f'note: {reason}' for reason in reasons]
+    notes += filter(None, map(similarity_note, folders))
+    print(*laws.values(), *tables.as_markdown(rows, shown), *notes, sep='\n')
     if args.csv:
-        write_csv(args.csv, rows, COLUMNS + ADDED)
-    parents = [os.path.dirname(os.path.abspath(folder)) for folder in folders]
-    if plot := args.plot or parents and os.path.join(os.path.commonpath(parents), 'teff.png'):
+        write_text(args.csv, tables.as_csv(rows, COLUMNS + ADDED))
+    plot = args.plot
+    if folders and not plot:
+        parents = [os.path.dirname(os.path.abspath(folder)) for folder in folders]
+        plot = os.path.join(os.path.commonpath(parents), 'teff.png')
+    if plot:
         rows = [row for row in rows if row['role'] != 'mono' and row['teff'] > 0]
         figures.save(figures.teff(laws, rows), plot)
 
-MIX = {'mix_recipes': (False, 'one law for runs of unlike batch, learning rate, warm-up or block')}
+MIX = {'mix_recipes': (False, 'one law for runs of unlike batch, rate, warm-up or block')}
 teff.options = SCORING | MIX | {
-    'runs': ('', f'a table of runs: {",".join(COLUMNS)}'), 'csv': ('', 'table to write'),
-    'plot': ('', 'figure to write (.png, .pdf, .svg); default: teff.png beside the folders')}
+    'runs': ('', f'a table of runs: {",".join(COLUMNS)}'),
+    'csv': ('', 'table to write'),
+    'plot': ('', '.png, .pdf or .svg to write; default: teff.png beside the folders')}
 
 # ---- mix: the best share of each language, and whether the runs can tell -----
 
 def mixture_rows(args):
-    """The rows of comparable runs, and the (name, corpus) of each language of their mixtures."""
+    """The rows of comparable runs, and their mixtures' languages, (name, corpus)."""
     rows = [columns_of(row['cfg']) | row for folder in run_folders(args.out_dirs)
             for row in rows_of_run(folder, args)]
     mark_step_matched(rows)
     rows = [row for row in rows if row['role'] != 'step']
     multi = [row for row in rows if row['others']]
-    kinds = {(str(row['cfg'].languages), row['vocabulary']) for row in multi}
-    n_texts, n_corpora = len(set(map(law_of, rows))), len({row['corpus'] for row in multi})
     mixtures = {row['experiment'] for row in multi}
-    if len(mixtures) < 3 or len(kinds) > 1 or n_texts > n_corpora:
+    kinds = {(str(row['cfg'].languages), row['vocabulary']) for row in multi}
+    texts, corpora = set(map(law_of, rows)), {row['corpus'] for row in multi}
+    if len(mixtures) < 3 or len(kinds) > 1 or len(texts) > len(corpora):
         raise UserError('mix takes three mixtures or more of the same languages and vocabulary, '
                         'and runs on their corpora: all of one model and test text')
     languages = multi[0]['cfg'].languages
     for row in rows:
-        reason = '' if args.mix_recipes else first_difference(row, rows[0])
-        if len(row['cfg'].schedule) > 1:
-            reason = f'the shares of {row["run"]} change'
-        if sum(other['cfg'] is row['cfg'] for other in multi) not in (0, len(languages)):
+        reason, scored = '', sum(other['cfg'] is row['cfg'] for other in multi)
+        if scored not in (0, len(languages)):
             reason = f'{row["run"]} lacks the PPL of a language'
+        elif len(row['cfg'].schedule) > 1:
+            reason = f'the shares of {row["run"]} change'
+        elif not args.mix_recipes:
+            reason = first_difference(row, rows[0])
         if reason:
             raise UserError(f'{reason}: mix takes runs of one recipe (or --mix_recipes)')
     return rows, languages
 
 def share_laws(rows):
-    """Laws of log PPL over own tokens and those of the others, fitted to a corpus's rows, by the
-    mixture left out ('': none), and their errors on these, log(predicted / measured), by row.
+    """Laws of log PPL over own tokens and those of the others, fitted to a
+    corpus's rows, by the mixture left out ('': none), and their errors on these,
+    log(predicted / measured), by row.
 
-    log PPL = top + slope * (own^-b - 1) / b. 'transfer' adds tau * others to own, 'cost' adds tau *
-    the others' share to log PPL: either only if it errs a tenth less."""
+    log PPL = top + slope * (own^-b - 1) / b. 'transfer' adds tau * others to own,
+    'cost' adds tau * the others' share to log PPL: either only if it errs a tenth
+    less."""
     from scipy.optimize import least_squares
-    own, others, ppl, mixture = (np.array([row[key] for row in rows])
-                                 for key in ('tokens', 'others', 'ppl', 'experiment'))
+    keys = 'tokens', 'others', 'ppl', 'experiment'
+    own, others, ppl, mixture = (np.array([row[key] for row in rows]) for key in keys)
     multi, found = others > 0, []
 
     def law(v, term, own, others, unit=max(own)):
         (top, slope, b, tau), share = v, others / (own + others)
         log_x = np.log((own + tau * others * (term == 'transfer')) / unit)
-        return top + slope * np.expm1(-b * log_x) / b + tau * share * (term == 'cost')
+        cost = tau * share * (term == 'cost')
+        return top + slope * np.expm1(-b * log_x) / b + cost
 
     def errors(v, term, at):
         return law(v, term, own[at], others[at]) - np.log(ppl[at])
-    lowest = {'own': -1, 'transfer': -0.9 * min(own[multi] / others[multi]), 'cost': -1}
-    for term, least in lowest.items():  # own + tau * others stays above 0
+    ratio = min(own[multi] / others[multi])  # own + tau * others stays above 0
+    for term, least in ('own', -1), ('transfer', -0.9 * ratio), ('cost', -1):
         laws, off = {}, np.zeros(len(rows))
         for left in {'', *mixture[multi]}:  # with all its seeds
             fit = least_squares(errors, [4, 0.3, 0.05, 0], args=[term, mixture != left],
@@ -531,22 +549,26 @@ def share_laws(rows):
             off[mixture == left] = errors(fit.x, term, mixture == left)
         found.append((np.sqrt(np.mean(off[multi] ** 2)), term, laws, off))
     best = min(found, key=lambda law: law[0] * (0.9 if law[1] == 'own' else 1))
-    print(f'{rows[0]["corpus"]}: law of {best[1]}, tau {best[2][""].args[0][3]:.3f}; left-out '
-          'mixtures are off by', ', '.join(f'{error:.1%} ({term})' for error, term, *_ in found))
-    return best[2:]
+    _, term, laws, off = best
+    errs = ', '.join(f'{error:.1%} ({term})' for error, term, *_ in found)
+    print(f'{rows[0]["corpus"]}: law of {term}, tau {laws[""].args[0][3]:.3f}; '
+          f'left-out mixtures are off by {errs}')
+    return laws, off
 
 def mix(args):
-    """the share of --tokens that each language should get, or the runs that would tell"""
+    """the share of --tokens that each language should get, or runs that would tell"""
     from scipy.stats import t
     rows, languages = mixture_rows(args)
     names, goal = [name for name, _ in languages], vars(args)['for']
     with config.reading('--own', 'it is NAME=TOKENS, such as FR=5e7'):
-        own = {name: number(n, 1) for name, n in (text.split('=') for text in args.own)}
+        own = dict(text.split('=') for text in args.own)
+        own = {name: number(n, 1) for name, n in own.items()}
     if unknown := {goal, *own} - {'mean', *names}:
         raise UserError(f'there is no language {min(unknown)!r}, but {", ".join(names)}')
     totals = sorted({row['tokens'] + row['others'] for row in rows if row['others']})
     tokens, laws, off = args.tokens or totals[-1], [], []
-    shares = np.random.default_rng(0).dirichlet([1] * len(names), 20_000)  # (S, languages)
+    random = np.random.default_rng(0)
+    shares = random.dirichlet([1] * len(names), 20_000)  # (S, languages)
     for i, (name, corpus) in enumerate(languages):
         here = [row for row in rows if row['corpus'] == corpus]  # of its clones too
         seen = [row['tokens'] / (row['tokens'] + row['others']) for row in here]
@@ -565,30 +587,35 @@ def mix(args):
 
     def words(i):
         return ', '.join(f'{name} {part:.1%}' for name, part in zip(names, shares[i]))
-    counts, off = [goal in (name, 'mean') for name in names], np.array(off)  # (languages, mixtures)
-    log_ppls = log_ppl('', tokens)
+    counts = [goal in (name, 'mean') for name in names]
+    log_ppls, off = log_ppl('', tokens), np.array(off)  # (languages, mixtures)
     loss = log_ppls[counts].mean(0)  # (S,)
     best, even = loss.argmin(), np.ptp(shares, axis=1).argmin()
     mixtures = sorted(laws[0].keys() - {''})
     factor = t.ppf(0.975, len(mixtures) - 1)
     gain = loss[even] - loss[best]  # a difference of two: twice the variance
     error = factor * math.sqrt(2 * np.mean(off[counts].mean(0) ** 2))
-    at, widths = best if gain > error else even, np.exp(factor * np.sqrt(np.mean(off ** 2, 1)))
-    for name, part, ppl, width in zip(names, shares[at], np.exp(log_ppls[:, at]), widths):
-        epochs = f'{part * tokens / own[name]:.2f} epochs, ' if name in own else ''
-        print(f'{name}: {part:.1%}, {part * tokens:,.0f} tokens, {epochs}'
+    at, verdict = (best, 'best') if gain > error else (even, 'no recommendation')
+    widths = np.exp(factor * np.sqrt(np.mean(off ** 2, 1)))
+    ppls = np.exp(log_ppls[:, at])
+    for name, part, ppl, width in zip(names, shares[at], ppls, widths):
+        n = part * tokens
+        epochs = f'{n / own[name]:.2f} epochs, ' if name in own else ''
+        print(f'{name}: {part:.1%}, {n:,.0f} tokens, {epochs}'
               f'PPL {ppl:.4g} ({ppl / width:.4g} to {ppl * width:.4g})')
     if not 0.99 * totals[0] < tokens < 1.01 * totals[-1]:
         print(f'extrapolated: errors are those at {totals[0]:,} to {totals[-1]:,} tokens')
-    print(f'{"best" if gain > error else "no recommendation"}: {words(best)} lowers PPL by '
-          f'{-np.expm1(-gain):.1%} from {words(even)}, error {-np.expm1(-error):.1%}')
+    gained, error_of_it = -np.expm1([-gain, -error])
+    print(f'{verdict}: {words(best)} lowers PPL by {gained:.1%} from {words(even)}, '
+          f'error {error_of_it:.1%}')
     if gain <= error:
         far = [[log_ppl(left, n)[counts].mean(0) for left in mixtures] for n in totals]
         far = np.hstack(far) - np.hstack(far).mean(0)  # (refits, totals * S)
         for _ in range(2):  # the second where the refits still differ, given the first
             i = np.square(far).sum(0).argmax()
             far -= np.outer(far[:, i], far[:, i] @ far / np.square(far[:, i]).sum())
-            print(f'would tell: {words(i % len(shares))} of {totals[i // len(shares)]:,} tokens')
+            total, share = divmod(i, len(shares))
+            print(f'would tell: {words(share)} of {totals[total]:,} tokens')
 
 mix.options = SCORING | MIX | {
     'tokens': (0.0, 'of the run to plan; 0: as many as the largest run'),
@@ -599,8 +626,8 @@ mix.options = SCORING | MIX | {
 # ---- alignment and matching (paper, sections 4.2, 5.2, appendices C, F, G) -----
 
 def load_pair(args):
-    """A run, two of its languages (the first two by default), and whether they are clones: then
-    every text is its own translation."""
+    """A run, two of its languages (the first two by default), and whether they
+    are clones: then every text is its own translation."""
     run = load_run(args.out_dir, args.device, args.dtype)
     pair = language_indices(run, args.languages or run.dataset.names[:2])
     if len(pair) != 2 or pair[0] == pair[1]:
@@ -608,8 +635,9 @@ def load_pair(args):
     return run, pair, len({run.cfg.languages[i][1] for i in pair}) == 1
 
 def read_lines(path):
-    """The lines of a text file, plain or packed. Only a line feed ends one: str.splitlines() also
-    splits at separators within Europarl's lines, and the two sides would no longer align."""
+    """The lines of a text file, plain or packed. Only a line feed ends one:
+    str.splitlines() also splits within Europarl's lines, and the two sides would
+    no longer align."""
     with opened(path) as f, config.reading(path, 'parallel text is UTF-8, a sentence a line'):
         return f.read().decode().replace('\r\n', '\n').removesuffix('\n').split('\n')
 
@@ -617,13 +645,14 @@ def tokenizer_of(run, language):
     return load_tokenizer(run.dataset.path / run.dataset.corpus_of[language]['tokenizer'])
 
 def parallel_lines(run, pair, clones, files):
-    """Aligned text -> pairs of lines, and the function that turns one into model ids, int64 (n,) and
-    (m,). Clones need one file, two corpora a file each."""
+    """Aligned text -> pairs of lines, and the function that turns one into model
+    ids, int64 (n,) and (m,). Clones need one file, two corpora a file each."""
     if len(files) < 2 - clones:
         raise UserError('two corpora need two aligned files, clones one: --parallel a.en a.fr')
     sides = [read_lines(files[0 if clones else i]) for i in (0, 1)]
-    if len(sides[0]) != len(sides[1]):
-        raise UserError(f'{", ".join(files)} are not aligned: {len(sides[0])} and {len(sides[1])} lines')
+    n, m = map(len, sides)
+    if n != m:
+        raise UserError(f'{", ".join(files)} are not aligned: {n} and {m} lines')
     tokenizers = [tokenizer_of(run, i) for i in pair]
 
     def encode(line):
@@ -632,9 +661,10 @@ def parallel_lines(run, pair, clones, files):
     return list(zip(*sides)), encode
 
 def joined_lines(lines, longest, shortest=0):
-    """Join consecutive pairs of lines while both sides fit in `longest` tokens -> pairs of ids, (S,)
-    and (T,). Skips longer lines, and sequences with a side below `shortest` (default: a quarter of
-    `longest`, at least 2; the paper's have 128 to 512 tokens)."""
+    """Join consecutive pairs of lines while both sides fit in `longest` tokens ->
+    pairs of ids, (S,) and (T,). Skips longer lines, and sequences with a side
+    below `shortest` (default: a quarter of `longest`, at least 2; the paper's
+    have 128 to 512 tokens)."""
     joined, lengths = [], np.zeros(2, int)
     for line in itertools.chain(lines, [None]):  # None closes the last sequence
         added = np.array([*map(len, line)] if line else [longest, longest])
@@ -648,68 +678,79 @@ def joined_lines(lines, longest, shortest=0):
         lengths += added
 
 def parallel_sequences(run, pair, clones, files, n):
-    """Up to n pairs of parallel sequences, model ids int64 (S,) and (T,): of the files or, for
-    clones, of the test text."""
+    """Up to n pairs of parallel sequences, model ids int64 (S,) and (T,): of the
+    files or, for clones, of the test text."""
     if files or not clones:
         lines, encode = parallel_lines(run, pair, clones, files)
-        return list(itertools.islice(joined_lines(map(encode, lines), run.cfg.block_size), n))
+        joined = joined_lines(map(encode, lines), run.cfg.block_size)
+        return list(itertools.islice(joined, n))
     starts = run.dataset.test_windows(pair[0], n)
-    sides = [run.dataset.windows('test', starts, np.full(len(starts), i))[0] for i in pair]
-    return list(zip(*sides))
+    a, b = (run.dataset.windows('test', starts, np.full(len(starts), i))[0]
+            for i in pair)
+    return list(zip(a, b))
 
 def unit_rows(x):
     """Rows (..., C) scaled to length one."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 def embedding_similarity(table, rows, frequency):
-    """Cosine of equivalent subwords in an embedding table (vocabulary, C) of clones (appendix C).
+    """Cosine of equivalent subwords in an embedding table (vocabulary, C) of
+    clones (appendix C).
 
-    rows: model ids (2, V) of the subwords in both languages; frequency: (V,) of the rarer version in
-    training. Shared subwords (anchors) are left out. The mean and, to control for anisotropy, that
-    over all pairs across languages; both over all subwords and over those that training saw in both
-    languages; and the mean by frequency in powers of ten."""
-    apart = rows[0] != rows[1]
+    rows: model ids (2, V) of the subwords in both languages; frequency: (V,) of
+    the rarer version in training. Anchors are left out. The mean and, to control
+    for anisotropy, that over all pairs across languages; both over all subwords
+    and over those that training saw in both languages; and the mean by frequency
+    in powers of ten."""
+    apart, found = rows[0] != rows[1], {}
     if not apart.any():
-        raise UserError('the clones share their whole vocabulary: there are no embeddings to compare')
+        raise UserError('the clones share their whole vocabulary: no embeddings to compare')
     a, b = (unit_rows(table[row[apart]].double()) for row in rows)
-    cosine, frequency, found = (a * b).sum(-1).cpu().numpy(), frequency[apart], {}
-    for suffix, least in (('', 0), ('_seen', 1)):
-        if n := int((chosen := frequency >= least).sum()):
+    cosine, frequency = (a * b).sum(-1).cpu().numpy(), frequency[apart]
+    for suffix, chosen in ('', frequency >= 0), ('_seen', frequency > 0):
+        if n := int(chosen.sum()):
             all_pairs = a[chosen].sum(0) @ b[chosen].sum(0) / n ** 2  # without V x V products
-            found |= {f'mean{suffix}': float(cosine[chosen].mean()),
-                      f'all_pairs{suffix}': float(all_pairs), f'subwords{suffix}': n}
-    edges = np.array([0, *10 ** np.arange(19)])  # 0, 1, 10, 100, ...: the first bin never occurred
-    bin_of = np.searchsorted(edges, frequency, 'right') - 1
-    found['by_frequency'] = [
-        {'from': int(edges[i]), 'below': int(edges[i + 1]), 'subwords': int((bin_of == i).sum()),
-         'mean': float(cosine[bin_of == i].mean())} for i in np.unique(bin_of)]
+            found[f'mean{suffix}'] = float(cosine[chosen].mean())
+            found[f'all_pairs{suffix}'] = float(all_pairs)
+            found[f'subwords{suffix}'] = n
+    edges = [0, *(10 ** i for i in range(19))]  # the first bin never occurred
+    bin_of, found['by_frequency'] = np.digitize(frequency, edges) - 1, []
+    for i in np.unique(bin_of):
+        inside = bin_of == i
+        found['by_frequency'].append({
+            'from': edges[i], 'below': edges[i + 1], 'subwords': int(inside.sum()),
+            'mean': float(cosine[inside].mean())})
     return found
 
 def training_frequency(run, language):
     """How often training read each base id in a language, (V,)."""
     dataset, cfg = run.dataset, run.cfg
-    sampler = Sampler(dataset.pools, cfg.schedule, cfg.batch_size, cfg.max_iters, cfg.seed)
+    sampler = Sampler(
+        dataset.pools, cfg.schedule, cfg.batch_size, cfg.max_iters, cfg.seed)
     orders = (sampler.order(language, epoch) for epoch in itertools.count())
     read = run.tokens_seen[dataset.names[language]] // cfg.block_size
-    sequences = np.fromiter(itertools.islice(itertools.chain.from_iterable(orders), read), int)
+    sequences = itertools.islice(itertools.chain.from_iterable(orders), read)
+    sequences = np.fromiter(sequences, int)
     counts = np.zeros(dataset.meta['vocab_size'], int)  # by model id
     for part in np.array_split(sequences, read // 4096 + 1):
         ids, _ = dataset.batch(part, np.full(len(part), language))
         counts += np.bincount(ids.ravel(), minlength=len(counts))
-    return counts[dataset.vocab_map[language, :dataset.corpus_of[language]['vocab_size']]]
+    V = dataset.corpus_of[language]['vocab_size']
+    return counts[dataset.vocab_map[language, :V]]
 
 def hidden_states(run, ids):
-    """Every block's output for model ids (S,), before the final norm, scaled to length one:
-    (n_layer, S, C)."""
+    """Every block's output for model ids (S,), before the final norm, scaled to
+    length one: (n_layer, S, C)."""
     hidden = []
     with torch.no_grad(), run.autocast():
-        run.model.features(torch.from_numpy(ids)[None].to(run.device), hidden)
+        run.model.features(on_device(run, ids)[None], hidden)
     return unit_rows(torch.cat(hidden).float())
 
 def match(cosine):
-    """The maximum-weight full matching of the tokens of two sequences (appendix G), by cosine (S, T)
-    averaged over layers: two index arrays (min(S, T),)."""
-    from scipy.optimize import linear_sum_assignment  # networkx would build a graph of S x T edges
+    """The maximum-weight full matching of the tokens of two sequences (appendix
+    G), by cosine (S, T) averaged over layers: two index arrays (min(S, T),)."""
+    # networkx would build a graph of S x T edges
+    from scipy.optimize import linear_sum_assignment
     return linear_sum_assignment(cosine, maximize=True)
 
 def by_matching(a, b):
@@ -724,48 +765,55 @@ def by_position(a, b):
     return (a[:, :n] * b[:, :n]).sum(-1).mean(1)
 
 def retrieval(a, b):
-    """For how many rows of a (n_layer, N, C) the counterpart, the same row of b, is the nearest of
+    """For how many rows of a (n_layer, N, C) the same row of b is the nearest of
     all by cosine: their share by layer, and by chance."""
-    hits = [(x @ y.T).argmax(1).cpu().numpy() == np.arange(len(x)) for x, y in zip(a, b)]
-    return {'share': [float(layer.mean()) for layer in hits], 'chance': 1 / a.size(1)}
+    share = []
+    for x, y in zip(a, b):
+        nearest = (x @ y.T).argmax(1).cpu().numpy()
+        share.append(float((nearest == np.arange(len(x))).mean()))
+    return {'share': share, 'chance': 1 / a.size(1)}
 
 def hidden_similarity(states, clones, most=4096):
-    """Cosine of corresponding tokens' hidden states by layer, mean over a sequence, then over the
-    sequences. states: for parallel sequences, pairs (n_layer, S, C) and (n_layer, T, C), scaled.
+    """Cosine of corresponding tokens' hidden states by layer, mean over a
+    sequence, then over the sequences. states: of parallel sequences, pairs
+    (n_layer, S, C) and (n_layer, T, C), scaled.
 
-    Tokens correspond by 'position' (clones) or 'matching'. The controls are of unrelated text, a
-    sequence and the parallel of the next one: 'control' by position ('control_within': in the first
-    language), 'control_matching'. 'net' is 'position' less 'control' of clones, else 'matching' less
-    'control_matching'. Retrieval: of sequences by their mean state, of clones' tokens among `most`."""
-    sums, means, tokens, n = {}, [], [], 0
+    Tokens correspond by 'position' (clones) or 'matching'. Their controls,
+    'control' and 'control_matching', are of unrelated text: a sequence and the
+    parallel of the next one. 'net' is 'position' or else 'matching' less its
+    control. Retrieval: of sequences by their mean state, of clones' tokens among
+    `most`."""
+    sums, means, tokens, n = defaultdict(float), [], [], 0
     states = iter(states)
     first = this = next(states)
     for after in itertools.chain(states, [first]):  # the first comes after the last
-        (a, b), (after_a, after_b) = this, after
+        (a, b), (_, unrelated) = this, after
         found = {'position': by_position(a, b)} if clones else {}
         found['matching'] = by_matching(a, b)
         if after is not this:
-            found |= {'control': by_position(a, after_b), 'control_within': by_position(a, after_a),
-                      'control_matching': by_matching(a, after_b)}
-            raw, control = ('position', 'control') if clones else ('matching', 'control_matching')
-            found['net'] = found[raw] - found[control]
+            found['control'] = by_position(a, unrelated)
+            found['control_matching'] = by_matching(a, unrelated)
+            found['net'] = found['matching'] - found['control_matching']
+            if clones:
+                found['net'] = found['position'] - found['control']
         for kind, value in found.items():
-            sums[kind] = sums.get(kind, 0) + value.double().cpu().numpy()
+            sums[kind] += value.double().cpu().numpy()
         means.append([side.mean(1) for side in this])
         n += a.size(1)
         if clones and (n <= most or not tokens):
             tokens.append(this)
         this = after
-    found = {'sequences': retrieval(*(unit_rows(torch.stack(side, 1)) for side in zip(*means)))}
+    a, b = (unit_rows(torch.stack(side, 1)) for side in zip(*means))
+    found = {'sequences': retrieval(a, b)}
     if clones:
         found['tokens'] = retrieval(*(torch.cat(side, 1) for side in zip(*tokens)))
-    return {kind: (value / len(means)).tolist() for kind, value in sums.items()}, found
+    return {kind: (total / len(means)).tolist() for kind, total in sums.items()}, found
 
 def gradients(run, ids):
-    """Gradient of the mean loss over model ids (S,), flat, by parameter name; the fused query, key
-    and value apart."""
+    """Gradient of the mean loss over model ids (S,), flat, by parameter name; the
+    fused query, key and value apart."""
     run.model.zero_grad()  # lets go of the last gradients, so that these need no copy
-    ids = torch.from_numpy(ids)[None].to(run.device)
+    ids = on_device(run, ids)[None]
     with run.autocast():
         run.model(ids[:, :-1], ids[:, 1:]).backward()
     grads = {}
@@ -776,20 +824,21 @@ def gradients(run, ids):
     return grads
 
 def gradient_similarity(run, sequences):
-    """Cosine between the gradients of parallel sequences, mean over these (appendix F): {'blocks':
-    {parameter type: [by layer]}, 'others': {parameter: cosine}, 'macro_average': of the blocks}. The
-    keys' bias is left out: softmax does not see it, its gradient is rounding."""
-    sums, blocks, others = {}, {}, {}
+    """Cosine between the gradients of parallel sequences, mean over these
+    (appendix F): {'blocks': {parameter type: [by layer]}, 'others': {parameter:
+    cosine}, 'macro_average': of the blocks}. Without the keys' bias: softmax does
+    not see it, its gradient is rounding."""
+    sums, blocks, others = defaultdict(float), defaultdict(list), {}
     for pair in progress(sequences, 'gradients'):
         a, b = (gradients(run, ids) for ids in pair)
         for name in a:
-            cosine = F.cosine_similarity(a[name].double(), b[name].double(), dim=0).item()
-            sums[name] = sums.get(name, 0.0) + cosine / len(sequences)
+            cosine = F.cosine_similarity(a[name].double(), b[name].double(), dim=0)
+            sums[name] += cosine.item() / len(sequences)
     for name, value in sums.items():
         if not name.startswith('h.'):
             others[name] = value
         elif not name.endswith('c_attn.k.bias'):
-            blocks.setdefault(name.split('.', 2)[2], []).append(value)
+            blocks[name.split('.', 2)[2]].append(value)
     mean = float(np.mean(list(blocks.values())))
     return {'blocks': blocks, 'others': others, 'macro_average': mean}
 
@@ -800,18 +849,19 @@ def alignment(args):
     if clones:
         rarer = np.minimum(*(training_frequency(run, i) for i in pair))
         rows = run.dataset.vocab_map[pair, :len(rarer)].astype(np.int64)
+        tables = {'input': run.model.wte, 'output': run.model.lm_head}
         results['embeddings'] = {
             name: embedding_similarity(table.weight.detach(), rows, rarer)
-            for name, table in (('input', run.model.wte), ('output', run.model.lm_head))}
+            for name, table in tables.items()}
     elif run.cfg.model != 'gpt':
         raise UserError(f'{args.out_dir} is word2vec: only clones have embeddings to compare')
     if run.cfg.model == 'gpt':
         sequences = parallel_sequences(run, pair, clones, args.parallel, args.sequences)
         if not sequences:
             raise UserError(f'the text has no parallel sequence of {run.cfg.block_size} tokens')
-        if len(sequences) < args.sequences:
-            print(f'note: the text has {len(sequences)} parallel sequences, not {args.sequences}')
-        results['sequences'] = len(sequences)
+        results['sequences'] = n = len(sequences)
+        if n < args.sequences:
+            print(f'note: the text has {n} parallel sequences, not {args.sequences}')
         bar = progress(sequences, 'hidden states')
         states = ([hidden_states(run, ids) for ids in both] for both in bar)
         results['hidden_states'], results['retrieval'] = hidden_similarity(states, clones)
@@ -821,33 +871,36 @@ def alignment(args):
             print(f'{measure}: {value:.4g}')
     write_json(run.out_dir / 'alignment.json', results)
 
-PAIR = {'out_dir': ('', 'folder of a trained run'), 'languages': ([], 'two; default: the first two')}
-PARALLEL = {'parallel': ([], 'aligned text, a sentence a line, also .gz, .xz, .zst: a file a language')}
+PAIR = {
+    'out_dir': ('', 'folder of a trained run'),
+    'languages': ([], 'two; default: the first two')}
+PARALLEL = {
+    'parallel': ([], 'a text a language, aligned by lines; also .gz, .xz, .zst')}
 alignment.options = PAIR | PARALLEL | {'sequences': (500, 'parallel sequences, at most')}
 
 def matching(args):
-    """the matched tokens of two parallel lines, and their picture (appendix G, figure 14)"""
+    """the matched tokens of two parallel lines, and their picture (figure 14)"""
     run, pair, clones = load_pair(args)
     lines, encode = parallel_lines(run, pair, clones, args.parallel)
     if args.line > len(lines):
         raise UserError(f'--line {args.line}: the parallel text has lines 1 to {len(lines)}')
     block, start = run.cfg.block_size, args.line - 1
-    line = encode(lines[start])
-    shown = [len(side) for side in line]
-    if not 0 < min(shown) <= max(shown) <= block:
-        raise UserError(f'line {args.line} has {shown[0]} and {shown[1]} tokens, not 1 to {block}')
+    tokenizers = [tokenizer_of(run, language) for language in pair]
+    tokens = [[tokenizer.pieces[i] for i in tokenizer.encode(text)]
+              for tokenizer, text in zip(tokenizers, lines[start])]
+    n, m = map(len, tokens)
+    if not 0 < min(n, m) <= max(n, m) <= block:
+        raise UserError(f'line {args.line} has {n} and {m} tokens, not 1 to {block}')
     # the sequence that begins with this line
     ids = next(joined_lines(map(encode, lines[start:start + block]), block, shortest=1))
     a, b = (hidden_states(run, side) for side in ids)
     cosine = (a @ b.mT).mean(0).cpu().numpy()
-    pairs = [(int(i), int(j)) for i, j in zip(*match(cosine)) if i < shown[0] or j < shown[1]]
-    tokenizers = [tokenizer_of(run, language) for language in pair]
-    tokens = [[tokenizer.pieces[i] for i in tokenizer.encode(text)]
-              for tokenizer, text in zip(tokenizers, lines[start])]
+    pairs = [(int(i), int(j)) for i, j in zip(*match(cosine)) if i < n or j < m]
     for i, j in pairs:
-        first, second = (side[k] if k < len(side) else '...' for side, k in zip(tokens, (i, j)))
+        first, second = ([*side, '...'][min(k, len(side))] for side, k in zip(tokens, (i, j)))
         print(f'{first}\t{second}\t{cosine[i, j]:.3f}')
-    results = {'languages': [run.dataset.names[i] for i in pair], 'tokens': tokens, 'pairs': pairs}
+    names = [run.dataset.names[i] for i in pair]
+    results = {'languages': names, 'tokens': tokens, 'pairs': pairs}
     write_json(run.out_dir / 'matching.json', results | {'line': args.line})
     figures.save(figures.matching(**results), run.out_dir / f'matching_line_{args.line}.png')
 
@@ -871,17 +924,18 @@ def read_task(path, task):
     texts, label, classes, _ = GLUE[task]
     with config.reading(path, f'it must hold {task} as GLUE has it, tab-separated'):
         lines = path.read_text('utf-8-sig').replace('\r\n', '\n').split('\n')
-        rows = [line.split('\t') for line in lines]  # without quotes; CoLA's without a header
+        # without quotes; CoLA's without a header
+        rows = [line.split('\t') for line in lines]
         columns = 'source label star sentence'.split() if task == 'cola' else rows.pop(0)
         rows = [dict(zip(columns, row)) for row in rows if len(row) == len(columns)]
-        examples = [([row[text] for text in texts], classes.index(row[label])) for row in rows]
-        if not examples:
+        if not rows:
             raise ValueError('no examples')
-    return examples
+        return [([row[text] for text in texts], classes.index(row[label])) for row in rows]
 
 def encode_examples(run, language, examples, longest):
-    """Examples [(texts, class)] -> base ids [(n,)], by length, and classes (N,). The end-of-document
-    token ends every text; of more than `longest` tokens the longer text loses its end."""
+    """Examples [(texts, class)] -> base ids [(n,)], by length, and classes (N,).
+    The end-of-document token ends every text; of more than `longest` tokens the
+    longer text loses its end."""
     tokenizer, encoded = tokenizer_of(run, language), []
     for texts, label in examples:
         first, *rest = (tokenizer.encode(text) for text in texts)
@@ -893,10 +947,11 @@ def encode_examples(run, language, examples, longest):
     return ids, np.array(classes)
 
 def class_logits(run, head, ids, language):
-    """The linear head on the last token of every text, after the final norm: (N, classes)."""
+    """The linear head on the last token of every text, normed: (N, classes)."""
     longest = max(map(len, ids))
-    batch = np.array([[*text, *[0] * (longest - len(text))] for text in ids])  # causal attention never sees padding
-    x = torch.from_numpy(run.dataset.vocab_map[language, batch].astype(np.int64)).to(run.device)
+    # padded at the end, which causal attention never sees
+    batch = np.array([[*text, *[0] * (longest - len(text))] for text in ids])
+    x = on_device(run, run.dataset.vocab_map[language, batch].astype(np.int64))
     with run.autocast():
         features = run.model.features(x)
         last = [row[len(text) - 1] for row, text in zip(features, ids)]
@@ -905,11 +960,12 @@ def class_logits(run, head, ids, language):
 def predict(run, head, ids, language):
     """The class of every text, (N,)."""
     with torch.no_grad():
-        logits = [class_logits(run, head, ids[i:i + 256], language) for i in range(0, len(ids), 256)]
+        logits = [class_logits(run, head, ids[i:i + 256], language)
+                  for i in range(0, len(ids), 256)]
     return torch.cat(logits).argmax(-1).cpu().numpy()
 
 def task_metrics(predicted, true, metric):
-    """{'accuracy': ..., metric: the task's own metric}: 'f1' of class 1, 'matthews' the correlation."""
+    """{'accuracy': ..., metric: ...}: 'f1' of class 1, 'matthews' the correlation."""
     scores = {'accuracy': float((predicted == true).mean())}
     both = predicted * true
     if metric == 'f1':
@@ -920,18 +976,20 @@ def task_metrics(predicted, true, metric):
     return scores
 
 def shuffled_batches(lengths, batch_size, seed):
-    """The batches of an epoch, index arrays, each of texts of similar length: little is padding."""
+    """The batches of an epoch, index arrays: texts of similar length, to pad little."""
     rng = np.random.default_rng(seed)
     order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
     batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[i] for i in rng.permutation(len(batches))]
 
 def fine_tune(run, train_set, dev_set, n_classes, metric, language, args, name):
-    """Fine-tune run.model and a new linear head on train_set (ids, classes) in one language; both
-    end as they were at the best evaluation on dev_set -> the head, and the steps made.
+    """Fine-tune run.model and a new linear head on train_set (ids, classes) in
+    one language; both end as they were at the best evaluation on dev_set -> the
+    head, and the steps made.
 
-    Adam, with a learning rate that falls linearly to 0 and gradients clipped at 1; an evaluation
-    every eval_every steps and every epoch, until `patience` of them gain less than 0.001."""
+    Adam, with a learning rate that falls linearly to 0 and gradients clipped at
+    1; an evaluation every eval_every steps and every epoch, until `patience` of
+    them gain less than 0.001."""
     ids, classes = train_set
     lengths = np.array([len(text) for text in ids])
     torch.manual_seed(args.seed)
@@ -947,18 +1005,18 @@ def fine_tune(run, train_set, dev_set, n_classes, metric, language, args, name):
             batches = shuffled_batches(lengths, args.batch_size, [args.seed, epoch])
         optimizer.param_groups[0]['lr'] = args.learning_rate * (1 - step / total)
         logits = class_logits(run, head, [ids[n] for n in batches[i]], language)
-        target = torch.from_numpy(classes[batches[i]]).to(run.device)
-        F.cross_entropy(logits, target).backward()
+        F.cross_entropy(logits, on_device(run, classes[batches[i]])).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if (i + 1) % args.eval_every and i + 1 < per_epoch:
             continue
-        score = task_metrics(predict(run, head, dev_set[0], language), dev_set[1], metric)[metric]
+        predicted = predict(run, head, dev_set[0], language)
+        score = task_metrics(predicted, dev_set[1], metric)[metric]
         waited += 1
         if score > best + 0.001:
             best, waited = score, 0
-            best_state = {key: value.clone() for key, value in modules.state_dict().items()}
+            best_state = copy.deepcopy(modules.state_dict())
         if waited == args.patience:
             break
     modules.load_state_dict(best_state)
@@ -970,45 +1028,55 @@ def glue(args):
     if run.cfg.model != 'gpt' or not clones:
         raise UserError(f'{args.out_dir}: GLUE is English, and takes a GPT of two clones')
     with config.reading(args.data, '--data takes a folder with a folder per task'):
-        folders = {path.name.lower().replace('-', ''): path for path in Path(args.data).iterdir()}
-    tasks = args.tasks.split(',') if args.tasks else [task for task in GLUE if task in folders]
-    if not tasks or set(tasks) - (GLUE.keys() & folders.keys()):
-        raise UserError(f'{args.data} has no folder {args.tasks}; the tasks are {", ".join(GLUE)}')
+        folders = {path.name.lower().replace('-', ''): path
+                   for path in Path(args.data).iterdir()}
+    there = [task for task in GLUE if task in folders]
+    tasks = args.tasks.split(',') if args.tasks else there
+    if not tasks or set(tasks) - set(there):
+        raise UserError(f'{args.data} has no folder {args.tasks}; '
+                        f'the tasks are {", ".join(GLUE)}')
     files = {'mnli': ['train', 'dev_matched', 'dev_mismatched']}
     examples = {task: [read_task(folders[task] / f'{name}.tsv', task)
                        for name in files.get(task, ['train', 'dev'])] for task in tasks}
     names = [run.dataset.names[i] for i in pair]
 
     def summary(tasks):
-        means = {name: float(np.mean([number(scores[name]['accuracy']) for scores in tasks.values()]))
-                 for name in names if tasks}
+        means = {}
+        for name in names if tasks else ():
+            accuracies = [number(task[name]['accuracy']) for task in tasks.values()]
+            means[name] = float(np.mean(accuracies))
         return {'languages': names, 'tasks': tasks, 'mean_accuracy': means}
     earlier = read_measured(run.out_dir, 'glue', lambda saved: summary(
         saved['tasks'] if saved['languages'] == names else {}))
     found = earlier['tasks'] if earlier else {}
-    pretrained = {key: value.clone() for key, value in run.model.state_dict().items()}
-    settings = {key: value for key, value in vars(args).items() if isinstance(value, (int, float))}
+    pretrained = copy.deepcopy(run.model.state_dict())
+    settings = {key: value for key, value in vars(args).items()
+                if isinstance(value, (int, float))}
     for task in tasks:
         *_, classes, metric = GLUE[task]
         longest = min(args.max_tokens, run.cfg.block_size)
         train_set, *dev_sets = (encode_examples(run, pair[0], part, longest)
                                 for part in examples[task])
         run.model.load_state_dict(pretrained)
-        head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), metric, pair[0], args,
-                                f'{args.out_dir} {task}')
+        head, steps = fine_tune(run, train_set, dev_sets[0], len(classes), metric, pair[0],
+                                args, f'{args.out_dir} {task}')
         for key, (ids, true) in zip((task, 'mnli-mm'), dev_sets):
-            found[key] = {'steps': steps, 'majority': float(np.bincount(true).max() / len(true)),
-                          'examples': len(true), 'settings': settings}
+            n, most = len(true), float(np.bincount(true).max())
+            scores = found[key] = {
+                'steps': steps, 'majority': most / n, 'examples': n, 'settings': settings}
             for name, language in zip(names, pair):
-                found[key][name] = task_metrics(predict(run, head, ids, language), true, metric)
-                print(f'{args.out_dir} {key} {name}: {found[key][name]}')
+                predicted = predict(run, head, ids, language)
+                scores[name] = task_metrics(predicted, true, metric)
+                print(f'{args.out_dir} {key} {name}: {scores[name]}')
         write_json(run.out_dir / 'glue.json', summary(found))
 
 glue.options = PAIR | {
     'data': ('', 'folder with SST-2/train.tsv, SST-2/dev.tsv, ...'),
     'tasks': ('', f'of {",".join(GLUE)}; default: those in the folder'),
-    'learning_rate': (5e-5, 'at the start'), 'batch_size': (64, 'examples a step'),
-    'max_tokens': (128, 'tokens an example, at most'), 'epochs': (10, 'at most'),
+    'learning_rate': (5e-5, 'at the start'),
+    'batch_size': (64, 'examples a step'),
+    'max_tokens': (128, 'tokens an example, at most'),
+    'epochs': (10, 'at most'),
     'patience': (10, 'evaluations without improvement before it stops'),
     'eval_every': (200, 'steps between evaluations; every epoch ends with one'),
     'seed': (0, 'of the head and the order of examples'),
@@ -1016,83 +1084,23 @@ glue.options = PAIR | {
 
 # ---- export: a run as a GPT-2 of Hugging Face's transformers -----------------
 
-def gpt2_weights(model, width):
-    """The weights, by their names there, of a GPT-2 with n_embd / width heads and equal logits."""
-    inner, C, weights = model.config.n_head * width, model.config.n_embd, {}
-    for name, w in model.state_dict().items():
-        if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,); missing heads are zero
-            w = F.pad(w.view(3, inner, -1), (0, 0, 0, C - inner)).flatten(0, 1).squeeze(1)
-        elif 'attn.c_proj.weight' in name:  # (C, inner)
-            w = F.pad(w, (0, C - inner))
-        elif name == 'wte.weight':
-            w = w * math.sqrt(C)
-        w = w.t() if '.c_' in name else w  # there (inputs, outputs)
-        weights['transformer.' * (name != 'lm_head.weight') + name] = w.contiguous()
-    return weights
-
-def fast_tokenizer(tokenizer, ids, vocab_size, bytewise):
-    """tokenizer.json: a language's pieces under its model ids (V,). All pairs of pieces that join
-    into a piece are merges, in the order of the ids: as in SentencePiece and tiktoken."""
-    pieces, end = tokenizer.pieces, tokenizer.pieces[tokenizer.eod]
-    blanks = [{'type': 'Replace', 'pattern': {'String': a}, 'content': b} for a, b in (' ▁', '▁ ')]
-    steps = {'normalizer': blanks[0], 'decoder': {
-        'type': 'Sequence', 'decoders': [blanks[1], {'type': 'ByteFallback'}, {'type': 'Fuse'}]}}
-    if bytewise:  # tiktoken's pieces are bytes: those that do not print are Ā, ā, ... there
-        hidden = dict(zip([*range(33), *range(127, 161), 173], range(256, 324)))
-        pieces = [piece.translate(hidden) for piece in pieces]
-        level = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': False}
-        steps = {'pre_tokenizer': level, 'decoder': level}
-    vocab = dict(zip(pieces, ids.tolist()))
-    merges = [(piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece))
-              if piece != end and piece[:i] in vocab and piece[i:] in vocab]
-    vocab |= {f'<other {i}>': i for i in sorted({*range(vocab_size)} - {*vocab.values()})}
-    return steps | {'added_tokens': [], 'model': {'type': 'BPE', 'vocab': vocab, 'merges': merges,
-                    'byte_fallback': True, 'ignore_merges': bytewise}}
-
 def export(args):
-    """a run in one of its languages, as a GPT-2 that Hugging Face's transformers loads"""
-    transformers = needed('transformers', 'export', '.[export]')
-    save_file = needed('safetensors.torch', 'export', '.[export]').save_file
+    """a run in one of its languages, as a GPT-2 of Hugging Face's transformers"""
     run = load_run(args.out_dir, 'cpu')
-    cfg, data, c = run.cfg, run.dataset, run.model.config
-    width = c.head_dim or c.n_embd // c.n_head
-    if cfg.model == 'word2vec' or c.n_embd % width or c.n_head * width > c.n_embd:
-        raise UserError(f'{args.out_dir} is no GPT-2: {cfg.model}, {c.n_head} heads of {width}')
-    language, = language_indices(run, [args.language or data.names[0]])
-    name, of, bpe = data.names[language], data.corpus_of[language], tokenizer_of(run, language)
-    ids, end = data.vocab_map[language, :bpe.vocab_size], bpe.pieces[bpe.eod]
-    others = np.setdiff1d(range(c.vocab_size), ids).tolist() or None  # never generated
-    ends = dict.fromkeys(('bos_token_id', 'eos_token_id', 'pad_token_id'), int(ids[bpe.eod]))
-    files = {'config': ends | {
-            'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'], 'n_layer': c.n_layer,
-            'n_embd': c.n_embd, 'n_head': c.n_embd // width, 'n_positions': c.block_size,
-            'vocab_size': c.vocab_size, 'activation_function': 'gelu_new', 'attn_pdrop': 0.0,
-            'embd_pdrop': 0.0, 'resid_pdrop': 0.0, 'tie_word_embeddings': False},
-        'generation_config': ends | {'max_length': c.block_size, 'suppress_tokens': others},
-        'tokenizer': fast_tokenizer(bpe, ids, c.vocab_size, of['tokenizer'].endswith('.tiktoken')),
-        'tokenizer_config': {
-            'tokenizer_class': 'PreTrainedTokenizerFast', 'eos_token': end, 'pad_token': end,
-            'model_input_names': ['input_ids', 'attention_mask'], 'split_special_tokens': True,
-            'clean_up_tokenization_spaces': False, 'model_max_length': c.block_size}}
-    ppl = read_measured(run.out_dir, 'results', lambda results: results['languages']) or {}
-    rows = [dict(ppl.get(key, {}), language=key, tokens=n) for key, n in run.tokens_seen.items()]
-    card = [f'# {name_of(args.out_dir)}, {name}', '', f'A GPT-2 of {c.n_layer} x {c.n_embd}: step '
-            f'{run.step:,} of {cfg.max_iters:,}, (start, p(language)) = `{cfg.schedule}`.', '',
-            *as_table(rows, ['language', 'tokens', 'ppl']), '', 'Made by `python analyze.py '
-            f'export {args.out_dir} --language {name}`. Its licence depends on the texts.\n']
-    text = bpe.decode(data.tokens['test'][slice(*of['test'])][:1 << 17].tolist())
+    language, = language_indices(run, [args.language or run.dataset.names[0]])
+    name, cfg = run.dataset.names[language], run.cfg
+    scored = read_measured(run.out_dir, 'results', itemgetter('languages')) or {}
+    rows = [scored.get(key, {}) | {'language': key, 'tokens': n}
+            for key, n in run.tokens_seen.items()]
+    card = [
+        f'# {name_of(args.out_dir)}, {name}', '',
+        f'A GPT-2 of {cfg.n_layer} x {cfg.n_embd}: step {run.step:,} of {cfg.max_iters:,}, '
+        f'(start, p(language)) = `{cfg.schedule}`.', '',
+        *tables.as_markdown(rows, ['language', 'tokens', 'ppl']), '',
+        f'Made by `python analyze.py export {args.out_dir} --language {name}`. '
+        'Its licence depends on the texts.\n']
     to = Path(args.to or run.out_dir / f'hf_{name}')
-    with making(to, partial=to.parent / '.partial') as aside:
-        if not aside:
-            raise UserError(f'{to} is there already: remove it, or choose another --to')
-        for file, content in files.items():
-            (aside / f'{file}.json').write_text(json.dumps(content) + '\n', 'utf-8')
-        (aside / 'README.md').write_text('\n'.join(card), 'utf-8')
-        save_file(gpt2_weights(run.model, width), aside / 'model.safetensors', {'format': 'pt'})
-        found = transformers.AutoTokenizer.from_pretrained(aside).encode(text, verbose=False)
-        if found != ids[bpe.encode(text)].tolist():
-            raise UserError(f'{of["tokenizer"]} is no BPE of the kind that data_prep.py trains')
-    print(f'written: {to}')
+    huggingface.write_gpt2(run, language, tokenizer_of(run, language), '\n'.join(card), to)
 
 export.options = {'out_dir': PAIR['out_dir'], 'language': ('', 'default: the first'),
                   'to': ('', 'folder to write; default: OUT_DIR/hf_LANGUAGE')}
@@ -1109,29 +1117,37 @@ def total_tokens(cfg):
     return max(1, cfg.max_iters * cfg.batch_size * cfg.block_size)
 
 def columns_of(cfg, all_data=None):
-    """The columns that all measurements of a run share; figures select runs by their tags."""
-    corpora, tokens = [corpus for _, corpus in cfg.languages], total_tokens(cfg)
-    n, different, data = len(corpora), len(set(corpora)), tokens / (all_data or tokens)
+    """The columns that a run's measurements share; figures select runs by tags."""
+    corpora, schedule = [corpus for _, corpus in cfg.languages], schedule_name(cfg.schedule)
+    n, different, tokens = len(corpora), len(set(corpora)), total_tokens(cfg)
+    data = tokens / (all_data or tokens)
     kind = {(n, n): 'real', (n, 1): 'cloned', (1, 1): 'mono'}.get((n, different), 'mixed')
-    vocab = 'shared' if cfg.tokenizer == 'shared' else cfg.vocab if different > 1 else 'disjoint'
-    if cfg.anchor_frac and different < n:
+    vocab = cfg.vocab if different > 1 else 'disjoint'
+    if cfg.tokenizer == 'shared':
+        vocab = 'shared'
+    elif cfg.anchor_frac and different < n:
         vocab = f'{cfg.anchor_frac:g} anchors'
-    schedule, steady = schedule_name(cfg.schedule), n == 2 and len(cfg.schedule) == 1
+    steady = n == 2 and len(cfg.schedule) == 1
     even = n == 2 and math.isclose(marginals(cfg.schedule)[1], 0.5)
-    tags = {kind, vocab, schedule, 'steady' * steady, 'even' * even, 'whole' * (0.99 < data < 1.01)}
-    free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # the seeds of an experiment share the rest
+    true = {'steady': steady, 'even': even, 'whole': 0.99 < data < 1.01}
+    free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # its seeds share the rest
+    settings = [(key, value) for key, value in sorted(vars(cfg).items())
+                if key not in free]
     return {
         'kind': kind, 'pieces': cfg.vocab_size, 'dtype': cfg.dtype, 'size': size_of(cfg),
         'corpora': ' '.join(corpora), 'vocabulary': vocab, 'schedule': schedule,
-        'seed': cfg.seed, 'data': float(f'{data:.2g}') if all_data else f'{tokens:,} tokens',
-        'share': 100 * cfg.schedule[0][1][1] if steady else None, 'tokens': tokens,
-        'anchors': 100 * cfg.anchor_frac, 'tags': tags,
-        'experiment': repr([(k, v) for k, v in sorted(vars(cfg).items()) if k not in free])}
+        'seed': cfg.seed, 'tokens': tokens, 'experiment': repr(settings),
+        'data': float(f'{data:.2g}') if all_data else f'{tokens:,} tokens',
+        'share': 100 * cfg.schedule[0][1][1] if steady else None,
+        'anchors': 100 * cfg.anchor_frac,
+        'tags': {kind, vocab, schedule, *(tag for tag in true if true[tag])}}
 
 def flattened(content, names=(), path=(), layer=0):
-    """Nested JSON -> (language, layer, measure, value) for every number. The measure is its place
-    in the file, a language apart; lists are by layer, their mean beside; bins by power of ten."""
-    if isinstance(content, dict) and 'below' in content:  # from 0, 1, 10, ... -> 1, 2, 3, ...
+    """Nested JSON -> (language, layer, measure, value) for every number. The
+    measure is its place in the file; lists are by layer, their mean beside; bins
+    by power of ten."""
+    if isinstance(content, dict) and 'below' in content:
+        # from 0, 1, 10, ... -> 1, 2, 3, ...
         power = len(str(int(number(content['from'], 0)))) if content['from'] else 0
         yield from flattened(content['mean'], names, path, 1 + power)
     elif isinstance(content, dict):
@@ -1155,47 +1171,33 @@ def matched(found):
     return [str(name) for name in found['languages']], (first, second), pairs
 
 def read_run(out_dir, args, finished=True):
-    """A run: its settings, its rows of teff, and everything else measured on it."""
+    """A run: its settings, its rows of teff, and all else measured on it."""
     cfg = settings_of(out_dir)
     names, found = [name for name, _ in cfg.languages], []
     for name in ('alignment', 'glue'):
-        found += read_measured(out_dir, name, lambda saved: [*flattened(saved, names)]) or []
+        numbers = read_measured(out_dir, name, lambda saved: [*flattened(saved, names)])
+        found += numbers or []
     return SimpleNamespace(
         out_dir=out_dir, name=name_of(out_dir), cfg=cfg, names=names, found=found,
         rows=rows_of_run(out_dir, args, finished) if cfg.model == 'gpt' else [],
-        matching=read_measured(out_dir, 'matching', matched), tags=columns_of(cfg)['tags'])
-
-PAPERS = {  # our measure -> config/paper.csv's; tokens are paired by kind of run, as in the paper
-    'ppl': 'PPL', 'teff': 'TEff', 'gradients.macro_average': 'gradients', 'mean_accuracy': 'GLUE',
-    'embeddings.input.mean': 'embeddings', 'cloned hidden_states.position': 'hidden states',
-    'real hidden_states.matching': 'hidden states'}
-
-def read_table(name):
-    """The rows of config/NAME."""
-    path = config.DEFAULT.with_name(name)
-    with config.reading(path, 'git checkout gives it back'):
-        return list(csv.DictReader(path.read_text('utf-8').splitlines()))
-
-def paper_values():
-    """config/paper.csv: {(setting, measure, number of language or layer): (where, value)}."""
-    values = {}
-    for row in read_table('paper.csv'):
-        setting = [row[key] for key in ('size', 'corpora', 'vocab', 'schedule')]
-        where = row['source'] + (row['row'] and f', row {row["row"]}')
-        values[*setting, float(row['data']), row['measure'], int(row['number'])] = where, row['value']
-    return values
+        matching=read_measured(out_dir, 'matching', matched),
+        tags=columns_of(cfg)['tags'])
 
 def measurements(run, all_data, paper):
     """The rows of a run in the long table, a number each."""
-    columns, rows = columns_of(run.cfg, all_data), {row['language']: row for row in run.rows}
-    setting = [columns[key] for key in ('size', 'corpora', 'vocabulary', 'schedule', 'data')]
+    columns = columns_of(run.cfg, all_data)
+    rows = {row['language']: row for row in run.rows}
+    keys = 'size', 'corpora', 'vocabulary', 'schedule', 'data'
+    setting = [columns[key] for key in keys]
     found = [(name, 0, key, row.get(key, math.nan)) for name, row in rows.items()
              for key in ('tokens', 'ppl', 'bits_per_byte', *ADDED)]
     for name, layer, measure, value in found + run.found:
-        theirs = PAPERS.get(measure) or PAPERS.get(f'{columns["kind"]} {measure}')
+        theirs = (tables.PAPERS.get(measure)
+                  or tables.PAPERS.get(f'{columns["kind"]} {measure}'))
         n = layer or (run.names.index(name) if name else 0) + 1
         where, printed = paper.get((*setting, theirs, n), ('', ''))
-        row = rows.get(name or run.names[-1], {})  # what has no language counts as the last one's
+        # what has no language counts as the last one's
+        row = rows.get(name or run.names[-1], {})
         if value == value:
             yield columns | {
                 'run': run.name, 'language': name, 'layer': layer, 'measure': measure,
@@ -1204,23 +1206,9 @@ def measurements(run, all_data, paper):
                 'seen': row.get('tokens'), 'exposure': row.get('exposure'),
                 'parameters': row.get('parameters')}
 
-def over_seeds(rows):
-    """The rows of a long table that differ in the seed alone, as one: mean, lowest, highest."""
-    groups, grouped = {}, []
-    for row in sorted(rows, key=lambda row: row['seed']):
-        key = [row[name] for name in ('experiment', 'language', 'layer', 'measure', 'step')]
-        groups.setdefault(tuple(key), []).append(row)
-    for same in groups.values():
-        values = [row['value'] for row in same]
-        mean = ('; '.join(sorted({*values} - {''})) if isinstance(values[0], str)
-                else float(np.mean(values)))
-        grouped.append(same[0] | {'value': mean, 'lowest': min(values), 'highest': max(values),
-                                  'seeds': len(same)})
-    return grouped
-
 def gather(out_dirs, args):
-    """The long table of these runs (rows), over seeds (grouped), of kept checkpoints (steps);
-    the runs, their laws, and notes."""
+    """The long table of these runs (rows), over seeds (grouped), of kept
+    checkpoints (steps); the runs, their laws, and notes."""
     found = SimpleNamespace(notes=[])
 
     def read(folders, finished=True):
@@ -1232,52 +1220,33 @@ def gather(out_dirs, args):
                 print(f'note: {found.notes[-1]}')
     found.runs = list(read(out_dirs))
     if not found.runs:
-        raise UserError('none of these folders is a run with results: report takes runs, or --plan')
+        raise UserError('none of these folders is a run with results: '
+                        'report takes runs, or --plan')
     rows = [row for run in found.runs for row in run.rows]
     found.laws, reasons = token_efficiency(rows, args.mix_recipes)
     totals = {total_tokens(run.cfg) for run in found.runs if len(run.cfg.languages) > 1}
     totals = sorted(totals or {max(total_tokens(run.cfg) for run in found.runs)})
     all_data = args.tokens or (totals[-1] if totals[-1] < 1.01 * totals[0] else None)
-    found.notes += [*map(str, found.laws.values()), *reasons, (
-        f'all data are {all_data:,.0f} training tokens; in the paper 1.2B' if all_data else
-        f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: until --tokens '
-        'says which of these are all data, nothing stands beside the paper')]
-    paper = paper_values()
-    found.rows = [row for run in found.runs for row in measurements(run, all_data, paper)]
+    found.notes += [*map(str, found.laws.values()), *reasons]
+    if all_data:
+        found.notes.append(f'all data are {all_data:,.0f} training tokens; in the paper 1.2B')
+    else:
+        found.notes.append(
+            f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: until '
+            '--tokens says which of these are all data, nothing stands beside the paper')
+    paper = tables.paper_values()
+    found.rows = [row for run in found.runs
+                  for row in measurements(run, all_data, paper)]
     steps = []
     for run in found.runs:
-        folders = [path.parent for path in sorted(Path(run.out_dir).glob('step_*/results.json'))]
-        for part in [*read(folders, finished=False), run] if folders else ():
-            steps += [row | {'run': run.name, 'step': row['seen'], 'tags': row['tags'] | {'step'}}
-                      for row in measurements(part, all_data, {})]
-    found.grouped, found.steps = over_seeds(found.rows), over_seeds(steps)
+        kept = sorted(Path(run.out_dir).glob('step_*/results.json'))
+        parts = read([path.parent for path in kept], finished=False)
+        for part in [*parts, run] if kept else ():
+            for row in measurements(part, all_data, {}):
+                tags = row['tags'] | {'step'}
+                steps.append(row | {'run': run.name, 'step': row['seen'], 'tags': tags})
+    found.grouped, found.steps = map(tables.over_seeds, (found.rows, steps))
     return found
-
-BY_RUN = ['run', 'seed', 'size', 'schedule', 'vocabulary', 'data']
-
-def pivot(rows, table, cell):
-    """Rows of the long table -> those of a wide one, {column: cell(row)}: a column for each
-    measure or, if table's x is layer, each layer; the paper's figures beside or, of layers, below."""
-    lines, by_layer, measures = {}, table['x'] == 'layer', tuple(table['panels'].split())
-    for row in rows:
-        if not row['measure'].startswith(measures) or by_layer != (row['layer'] > 0):
-            continue
-        index = {key: row[key] for key in (*BY_RUN, 'measure' if by_layer else 'language')}
-        line = lines.setdefault(tuple(index.values()), dict(index))
-        column = f'layer {row["layer"]}' if by_layer else row['measure']
-        line[column] = cell(row)
-        if row['paper'] and not by_layer:
-            line |= {"paper's": row['paper'], f'its {column}': row['printed']}
-        elif row['paper']:
-            index['run'] = f"paper's {row['paper']}"
-            lines.setdefault((*index.values(), line['run']), index)[column] = row['printed']
-    return list(lines.values())
-
-def with_spread(row):
-    """A value over seeds: the mean and, of several, the lowest and the highest."""
-    low, high = as_text(row['lowest']), as_text(row['highest'])
-    several = low != high and not isinstance(row['value'], str)
-    return as_text(row['value']) + f' ({low} to {high})' * several
 
 def report(args):
     """tables and every figure that a set of runs allows, beside the paper's"""
@@ -1288,19 +1257,18 @@ def report(args):
         return print(''.join(f'{command}\n' for command in commands), end='')
     found, folder = gather(run_folders(args.out_dirs), args), Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    long = [*BY_RUN, 'corpora', 'language', 'layer', 'measure', 'value', 'paper', 'printed']
-    write_csv(folder / 'measurements.csv', found.rows, long)
-    several = [row for row in found.grouped if row['seeds'] > 1 and not row['layer']]
-    write_csv(folder / 'seeds.csv', several, [*long, 'seeds', 'lowest', 'highest'])
+    columns = 'corpora language layer measure value paper printed'.split()
+    long = tables.as_csv(found.rows, tables.BY_RUN + columns)
+    write_text(folder / 'measurements.csv', long)
     notes, missing = [f'- {note}' for note in found.notes], []
     page = [f'# Language imbalance: {len(found.runs)} runs', '', *notes]
-    for shown in read_table('figures.csv'):
+    for shown in tables.read_table('figures.csv'):
         name, heading = shown['figure'], ['', f'## {shown["title"]}', '']
         if shown['draw'] == 'table':
-            if rows := pivot(found.rows, shown, lambda row: row['value']):
-                write_csv(folder / f'{name}.csv', rows)
-                page += [*heading, *as_table(pivot(found.grouped, shown, with_spread))]
-                page += ['', f'[{name}.csv]({name}.csv)']
+            if rows := tables.pivot(found.rows, shown, itemgetter('value')):
+                write_text(folder / f'{name}.csv', tables.as_csv(rows))
+                means = tables.pivot(found.grouped, shown, tables.with_spread)
+                page += [*heading, *tables.as_markdown(means), '', f'[{name}.csv]({name}.csv)']
         elif picture := figures.DRAW[shown['draw']](found, shown):
             for kind in ('png', 'pdf'):
                 figures.save(picture, folder / f'{name}.{kind}')

@@ -17,8 +17,8 @@ import config
 from config import UserError
 from data_prep import check_languages, data_settings, marginals
 
-NO_RUNS = '__init__.py', 'default.py', 'figures.py', 'runs.py', 'tracking.py'
-CONFIGS = sorted(p for p in (ROOT / 'config').rglob('*.py') if p.name not in NO_RUNS)
+MODULES = '__init__ default figures huggingface runs tables tracking'.split()
+CONFIGS = sorted(p for p in (ROOT / 'config').rglob('*.py') if p.stem not in MODULES)
 ALL_DATA = 18265 * 128 * 512  # tokens: the paper's 1.2B
 PAPER = ROOT.parent / 'shared' / 'paper'
 
