@@ -8,6 +8,7 @@ import numpy as np
 from data_prep import write_aside
 
 COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # Okabe and Ito's
+WORDS = {'mlpe': 'alone, by the law'}  # of a measure, in a legend
 
 
 def subplots(rows, columns, width, height, **more):
@@ -106,7 +107,8 @@ def plot_lines(axes, rows, figure, measures, among):
         if len(line) == 1 and not categories:
             continue
         dotted = i > 0 and hue != 'measure'
-        label = [colour] + [marker] * (len(styles) > 1) + [measures[i]] * dotted
+        words = WORDS.get(measures[i], measures[i])
+        label = [colour] + [marker] * (len(styles) > 1) + [words] * dotted
         look = {'color': COLOURS[hues.index(colour) % len(COLOURS)],
                 'marker': 'osD^v'[styles.index(marker) % 5],
                 'ls': '' if categories else ':' if dotted else '-'}

@@ -258,13 +258,15 @@ def test_interval_holds_the_truth_in_95_of_100_laws():
     assert 0.92 <= inside / 200 <= 0.98
 
 @pytest.mark.parametrize('tokens, ppl, teff, extrapolated', [
-    (500_000, known_ppl(600_000), 1.2, 'no'), (500_000, known_ppl(100_000), 0.2, 'yes'),
+    (500_000, known_ppl(600_000), 1.2, 'no'), (150_000, known_ppl(300_000), 2, 'no'),
+    (500_000, known_ppl(100_000), 0.2, 'yes'),
     (500_000, known_ppl(2_000_000), 4, 'yes'), (900_000, 0.9 / 0.08, math.nan, 'beyond')])
 def test_what_lies_outside_the_monolingual_runs_is_marked(tokens, ppl, teff, extrapolated):
     rows = [*monos(200_000, 400_000, 600_000, 1_000_000), row('multi', tokens, ppl)]
     token_efficiency(rows)
     assert rows[-1]['teff'] == approx(teff, rel=1e-3, nan_ok=True)
     assert [found['extrapolated'] for found in rows] == ['no'] * 4 + [extrapolated]
+    assert math.isnan(rows[-1]['mlpe']) == (tokens < 200_000)
     assert ('beyond the law, which ends at 12.5' in rows[-1]['remark']) == (teff != teff)
 
 @pytest.mark.parametrize('other', [('wide', 'en', ''), ('gpt', 'fr', ''), ('gpt', 'en', 'b')])
