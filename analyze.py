@@ -129,11 +129,11 @@ def write_json(path, content):
 # ---- ppl: sliding-window perplexity (paper, section 3, Evaluation) -----------
 
 def sliding_window(run, ids, stride, batch_size, name=''):
-    """Nats and number of scored tokens of a text, ids (N,) int64, by batch: (2, n).
+    """Score a text, ids (N,) int64 -> nats and scored tokens by batch, (2, batches).
 
-    Windows of block_size tokens start every `stride` tokens; their last `stride`
-    positions are scored. After the first context every token is scored exactly
-    once, the ragged end included."""
+    Windows of block_size tokens start every `stride` tokens. Their last `stride`
+    positions are scored, those before are context: after the first context every
+    token is scored exactly once, the ragged end included."""
     window, scores = run.cfg.block_size, []
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
@@ -151,7 +151,8 @@ def sliding_window(run, ids, stride, batch_size, name=''):
     return np.array(scores, float).reshape(-1, 2).T
 
 def ppl_uncertainty(nats, scored):
-    """Half of PPL's relative 95% interval, by the scatter between batches, or None."""
+    """Half-width of PPL's 95% interval, relative to PPL, from the scatter between
+    batches; None for a single one."""
     n = len(scored)
     if n < 2:
         return None
@@ -219,8 +220,8 @@ class ScalingLaw:
     tokens.
 
     Fitted as top + slope * (1 - x^-b) / b: the same curves (a = slope / b, c =
-    top + a), but smooth through the logarithm at b = 0. While 1/PPL still
-    accelerates, b is negative."""
+    top + a), but smooth through the logarithm at b = 0. Where 1/PPL is convex in
+    log(tokens), b is negative."""
 
     def __init__(self, tokens, ppl, name='the law'):
         from scipy.optimize import least_squares
@@ -269,7 +270,7 @@ class ScalingLaw:
         return 1 / np.where(inverse > 0, inverse, np.nan)  # of too few tokens it says nothing
 
     def tokens(self, ppl):
-        """MLTE: the tokens a monolingual model needs for a PPL; beyond all, inf."""
+        """MLTE: the tokens a monolingual model needs for a PPL; inf if it never gets there."""
         log_x = self.log_x(ppl, self.v)
         return self.unit * math.exp(log_x) if log_x < 100 else math.inf
 
@@ -287,7 +288,7 @@ class ScalingLaw:
 
     def __str__(self):
         power = f'(tokens / {self.unit:,.0f})^{-self.b:.4g}'
-        error = 'a fourth gives an interval'
+        error = 'an exact fit: a fourth run would give an interval'
         if self.n > 3:
             error = f'off by at most {self.error:.2%}'
         return (f'{self.name}: 1/PPL = {self.c:.5g} {-self.a:+.4g} * {power}; '
@@ -345,7 +346,8 @@ def law_of(row):
     return row['model'], row['corpus'], row.get('text', '')
 
 def mark_step_matched(rows):
-    """Mark monolingual runs with the steps of a multilingual one, in smaller batches."""
+    """Set the role of step-matched baselines: monolingual runs with as many steps
+    as a multilingual one, in smaller batches."""
     def shape(row):
         return row['cfg'].max_iters, row['cfg'].block_size, law_of(row)
     rows = [row for row in rows if 'cfg' in row]
@@ -356,7 +358,7 @@ def mark_step_matched(rows):
             row['role'] = 'step'
 
 def first_difference(row, other):
-    """The first setting but tokens in which two runs differ, in words, or ''."""
+    """The first setting but tokens in which two recipes differ, in words, or ''."""
     a, b = row.get('cfg'), other.get('cfg')
     keys = ('batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters '
             'init_from').split()
@@ -374,14 +376,13 @@ def fit_laws(rows, mix_recipes=False):
     others have none.
 
     A law is of the largest group of monolingual runs that differ in tokens alone.
-    Rows unlike these are marked, and compared with nothing, unless
-    mix_recipes."""
+    Rows of other recipes get row['unlike'] and no TEff, unless mix_recipes."""
     laws, reasons = {}, []
     for key in dict.fromkeys(map(law_of, rows)):
         here = [row for row in rows if law_of(row) == key and row['role'] != 'step']
         mono = [row for row in here if row['role'] == 'mono']
 
-        def alike(row, mono=mono):
+        def alike(row):
             return sum(not first_difference(row, other) for other in mono)
         if mono and not mix_recipes:
             typical = max(mono, key=alike)
@@ -454,8 +455,9 @@ def token_efficiency(rows, mix_recipes=False):
 def similarity_note(folder):
     """What alignment has measured of a run's hidden states, in words."""
     def words(found):
-        net = np.mean(found['hidden_states']['net'])
-        return f'{folder}: hidden states: cosine {net:.2f} above that of unrelated text'
+        pair = ' and '.join(found['languages'])
+        if net := found['hidden_states'].get('net'):  # not of a single sequence
+            return f'{folder}: net cosine of hidden states of {pair}: {np.mean(net):z.2f}'
     return read_measured(folder, 'alignment', words)
 
 def teff(args):
@@ -487,7 +489,7 @@ def teff(args):
         rows = [row for row in rows if row['role'] != 'mono' and row['teff'] > 0]
         figures.save(figures.teff(laws, rows), plot)
 
-MIX = {'mix_recipes': (False, 'one law for runs of unlike batch, rate, warm-up or block')}
+MIX = {'mix_recipes': (False, 'one law for runs of any batch size, learning rate, warm-up and block')}
 teff.options = SCORING | MIX | {
     'runs': ('', f'a table of runs: {",".join(COLUMNS)}'),
     'csv': ('', 'table to write'),
@@ -522,9 +524,9 @@ def mixture_rows(args):
     return rows, languages
 
 def share_laws(rows):
-    """Laws of log PPL over own tokens and those of the others, fitted to a
-    corpus's rows, by the mixture left out ('': none), and their errors on these,
-    log(predicted / measured), by row.
+    """Fit log PPL of a corpus in own and other tokens -> {mixture left out of the
+    fit: law} ('': none), and log(predicted / measured) of each row where its own
+    mixture is left out.
 
     log PPL = top + slope * (own^-b - 1) / b. 'transfer' adds tau * others to own,
     'cost' adds tau * the others' share to log PPL: either only if it errs a tenth
@@ -559,7 +561,7 @@ def share_laws(rows):
     return laws, off
 
 def mix(args):
-    """the share of --tokens that each language should get, or runs that would tell"""
+    """the share of --tokens that each language should get, or which runs to add"""
     from scipy.stats import t
     rows, languages = mixture_rows(args)
     names, goal = [name for name, _ in languages], vars(args)['for']
@@ -618,7 +620,7 @@ def mix(args):
             i = np.square(far).sum(0).argmax()
             far -= np.outer(far[:, i], far[:, i] @ far / np.square(far[:, i]).sum())
             total, share = divmod(i, len(shares))
-            print(f'would tell: {words(share)} of {totals[total]:,} tokens')
+            print(f'run next: {words(share)} of {totals[total]:,} tokens')
 
 mix.options = SCORING | MIX | {
     'tokens': (0.0, 'of the run to plan; 0: as many as the largest run'),
@@ -783,9 +785,9 @@ def hidden_similarity(states, clones, most=4096):
 
     Tokens correspond by 'position' (clones) or 'matching'. Their controls,
     'control' and 'control_matching', are of unrelated text: a sequence and the
-    parallel of the next one. 'net' is 'position' or else 'matching' less its
-    control. Retrieval: of sequences by their mean state, of clones' tokens among
-    `most`."""
+    parallel of the next one. 'net' is 'position' of clones, else 'matching', minus
+    its control; a single sequence has none. Retrieval: sequences by their mean
+    state; of clones also up to `most` tokens."""
     sums, means, tokens, n = defaultdict(float), [], [], 0
     states = iter(states)
     first = this = next(states)
@@ -796,9 +798,10 @@ def hidden_similarity(states, clones, most=4096):
         if after is not this:
             found['control'] = by_position(a, unrelated)
             found['control_matching'] = by_matching(a, unrelated)
-            found['net'] = found['matching'] - found['control_matching']
+            raw, control = 'matching', 'control_matching'
             if clones:
-                found['net'] = found['position'] - found['control']
+                raw, control = 'position', 'control'
+            found['net'] = found[raw] - found[control]
         for kind, value in found.items():
             sums[kind] += value.double().cpu().numpy()
         means.append([side.mean(1) for side in this])
@@ -852,10 +855,9 @@ def alignment(args):
     if clones:
         rarer = np.minimum(*(training_frequency(run, i) for i in pair))
         rows = run.dataset.vocab_map[pair, :len(rarer)].astype(np.int64)
-        tables = {'input': run.model.wte, 'output': run.model.lm_head}
         results['embeddings'] = {
             name: embedding_similarity(table.weight.detach(), rows, rarer)
-            for name, table in tables.items()}
+            for name, table in (('input', run.model.wte), ('output', run.model.lm_head))}
     elif run.cfg.model != 'gpt':
         raise UserError(f'{args.out_dir} is word2vec: only clones have embeddings to compare')
     if run.cfg.model == 'gpt':
@@ -878,7 +880,7 @@ PAIR = {
     'out_dir': ('', 'folder of a trained run'),
     'languages': ([], 'two; default: the first two')}
 PARALLEL = {
-    'parallel': ([], 'a text a language, aligned by lines; also .gz, .xz, .zst')}
+    'parallel': ([], 'a file a language, a sentence a line; also .gz, .xz, .zst')}
 alignment.options = PAIR | PARALLEL | {'sequences': (500, 'parallel sequences, at most')}
 
 def matching(args):
@@ -950,9 +952,10 @@ def encode_examples(run, language, examples, longest):
     return ids, np.array(classes)
 
 def class_logits(run, head, ids, language):
-    """The linear head on the last token of every text, normed: (N, classes)."""
+    """Logits of the linear head, from the last token of every text after the final
+    norm: (N, classes)."""
     longest = max(map(len, ids))
-    # padded at the end, which causal attention never sees
+    # right-padded: causal attention keeps padding out of earlier positions
     batch = np.array([[*text, *[0] * (longest - len(text))] for text in ids])
     x = on_device(run, run.dataset.vocab_map[language, batch].astype(np.int64))
     with run.autocast():
@@ -1128,11 +1131,15 @@ def columns_of(cfg, all_data=None):
     vocab = cfg.vocab if different > 1 else 'disjoint'
     if cfg.tokenizer == 'shared':
         vocab = 'shared'
-    elif cfg.anchor_frac and different < n:
+    if cfg.anchor_frac and different < n:
         vocab = f'{cfg.anchor_frac:g} anchors'
-    steady = n == 2 and len(cfg.schedule) == 1
-    even = n == 2 and math.isclose(marginals(cfg.schedule)[1], 0.5)
-    true = {'steady': steady, 'even': even, 'whole': 0.99 < data < 1.01}
+    tags, steady = {kind, vocab, schedule}, n == 2 and len(cfg.schedule) == 1
+    if steady:
+        tags.add('steady')
+    if n == 2 and math.isclose(marginals(cfg.schedule)[1], 0.5):
+        tags.add('even')
+    if 0.99 < data < 1.01:
+        tags.add('whole')
     free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # its seeds share the rest
     settings = [(key, value) for key, value in sorted(vars(cfg).items())
                 if key not in free]
@@ -1142,8 +1149,7 @@ def columns_of(cfg, all_data=None):
         'seed': cfg.seed, 'tokens': tokens, 'experiment': repr(settings),
         'data': float(f'{data:.2g}') if all_data else f'{tokens:,} tokens',
         'share': 100 * cfg.schedule[0][1][1] if steady else None,
-        'anchors': 100 * cfg.anchor_frac,
-        'tags': {kind, vocab, schedule, *(tag for tag in true if true[tag])}}
+        'anchors': 100 * cfg.anchor_frac, 'tags': tags}
 
 def flattened(content, names=(), path=(), layer=0):
     """Nested JSON -> (language, layer, measure, value) for every number. The
@@ -1190,15 +1196,11 @@ def measurements(run, all_data, paper):
     """The rows of a run in the long table, a number each."""
     columns = columns_of(run.cfg, all_data)
     rows = {row['language']: row for row in run.rows}
-    keys = 'size', 'corpora', 'vocabulary', 'schedule', 'data'
-    setting = [columns[key] for key in keys]
     found = [(name, 0, key, row.get(key, math.nan)) for name, row in rows.items()
              for key in ('tokens', 'ppl', 'bits_per_byte', *ADDED)]
     for name, layer, measure, value in found + run.found:
-        theirs = (tables.PAPERS.get(measure)
-                  or tables.PAPERS.get(f'{columns["kind"]} {measure}'))
         n = layer or (run.names.index(name) if name else 0) + 1
-        where, printed = paper.get((*setting, theirs, n), ('', ''))
+        where, printed = tables.paper_value(paper, columns, measure, n)
         # what has no language counts as the last one's
         row = rows.get(name or run.names[-1], {})
         if value == value:

@@ -7,12 +7,12 @@ import numpy as np
 
 from data_prep import write_aside
 
-COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # Okabe and Ito's
-WORDS = {'mlpe': 'alone, by the law'}  # of a measure, in a legend
+COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # the Okabe-Ito palette
+LABELS = {'mlpe': 'alone, by the law'}  # a measure in a legend
 
 
 def subplots(rows, columns, width, height, **more):
-    """A figure of so many inches, without a screen, and its axes (rows, columns)."""
+    """A figure of so many inches, which needs no display, and its axes (rows, columns)."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
@@ -23,7 +23,7 @@ def subplots(rows, columns, width, height, **more):
 
 def save(picture, path):
     kind = Path(path).suffix[1:]
-    undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # the same bytes
+    undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # reproducible bytes
     write_aside(Path(path), lambda aside: picture.savefig(
         aside, dpi=200, format=kind, metadata=undated))
     print(f'figure: {os.path.relpath(path)}')
@@ -107,8 +107,8 @@ def plot_lines(axes, rows, figure, measures, among):
         if len(line) == 1 and not categories:
             continue
         dotted = i > 0 and hue != 'measure'
-        words = WORDS.get(measures[i], measures[i])
-        label = [colour] + [marker] * (len(styles) > 1) + [words] * dotted
+        measure = LABELS.get(measures[i], measures[i])
+        label = [colour] + [marker] * (len(styles) > 1) + [measure] * dotted
         look = {'color': COLOURS[hues.index(colour) % len(COLOURS)],
                 'marker': 'osD^v'[styles.index(marker) % 5],
                 'ls': '' if categories else ':' if dotted else '-'}
@@ -153,7 +153,7 @@ def lines(found, figure):
                 log_scale(axes, 'y')
             if label == 'TEff':
                 axes.axhline(1, color='grey', lw=0.8, ls=':')
-            if label.startswith('net cosine'):  # rounding is not to look like alignment
+            if label.startswith('net cosine'):  # so that noise does not look like alignment
                 low, high = axes.get_ylim()
                 axes.set_ylim(min(low, -0.1), max(high, 0.3))
     return picture

@@ -11,16 +11,16 @@ from data_prep import making, needed
 
 
 def weights(model, width):
-    """The weights, by their names there, of a GPT-2 with n_embd / width heads and equal logits."""
+    """The state dict of the equal GPT-2 in transformers: n_embd / width heads, missing ones zero."""
     inner, C, found = model.config.n_head * width, model.config.n_embd, {}
     for name, w in model.state_dict().items():
-        if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,); missing heads are zero
+        if 'attn.c_attn' in name:  # (3 inner, C), (3 inner,)
             w = F.pad(w.view(3, inner, -1), (0, 0, 0, C - inner)).flatten(0, 1).squeeze(1)
         elif 'attn.c_proj.weight' in name:  # (C, inner)
             w = F.pad(w, (0, C - inner))
         elif name == 'wte.weight':
             w = w * math.sqrt(C)
-        w = w.t() if '.c_' in name else w  # there (inputs, outputs)
+        w = w.t() if '.c_' in name else w  # a Conv1D is (inputs, outputs)
         found['transformer.' * (name != 'lm_head.weight') + name] = w.contiguous()
     return found
 
@@ -32,9 +32,9 @@ def fast_tokenizer(tokenizer, ids, vocab_size, bytewise):
     blanks = [{'type': 'Replace', 'pattern': {'String': a}, 'content': b} for a, b in (' ▁', '▁ ')]
     decoders = [blanks[1], {'type': 'ByteFallback'}, {'type': 'Fuse'}]
     steps = {'normalizer': blanks[0], 'decoder': {'type': 'Sequence', 'decoders': decoders}}
-    if bytewise:  # tiktoken's pieces are bytes: those that do not print are Ā, ā, ... there
-        hidden = dict(zip([*range(33), *range(127, 161), 173], range(256, 324)))
-        pieces = [piece.translate(hidden) for piece in pieces]
+    if bytewise:  # tiktoken's pieces are bytes: GPT-2 prints unprintable ones as Ā, ā, ...
+        unprintable = dict(zip([*range(33), *range(127, 161), 173], range(256, 324)))
+        pieces = [piece.translate(unprintable) for piece in pieces]
         level = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': False}
         steps = {'pre_tokenizer': level, 'decoder': level}
     vocab = dict(zip(pieces, ids.tolist()))

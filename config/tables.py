@@ -10,7 +10,7 @@ import numpy as np
 import config
 
 BY_RUN = ['run', 'seed', 'size', 'schedule', 'vocabulary', 'data']
-PAPERS = {  # our measure -> paper.csv's; the paper pairs tokens by kind of run
+PAPER_MEASURE = {  # ours -> paper.csv's; which tokens are paired depends on the kind of run
     'ppl': 'PPL', 'teff': 'TEff', 'gradients.macro_average': 'gradients',
     'mean_accuracy': 'GLUE', 'embeddings.input.mean': 'embeddings',
     'cloned hidden_states.position': 'hidden states',
@@ -73,6 +73,13 @@ def paper_values():
         key = *setting, float(row['data']), row['measure'], int(row['number'])
         values[key] = where, row['value']
     return values
+
+
+def paper_value(values, columns, measure, n):
+    """Where the paper has a measure of a run, and its value; both blank if it does not."""
+    theirs = PAPER_MEASURE.get(measure) or PAPER_MEASURE.get(f'{columns["kind"]} {measure}')
+    setting = [columns[key] for key in ('size', 'corpora', 'vocabulary', 'schedule', 'data')]
+    return values.get((*setting, theirs, n), ('', ''))
 
 
 def over_seeds(rows):

@@ -152,8 +152,13 @@ def test_teff_measures_what_is_missing_and_writes_a_table_that_it_reads(in_runs,
     measure('teff', *folders, '--csv=teff.csv')
     assert Path('out/teff.png').read_bytes().startswith(b'\x89PNG')
     assert 'EN1: PPL' in capsys.readouterr().out
-    measure('teff', *folders, 'out/teff.png')  # as out/* gives them
-    assert 'EN1: PPL' not in capsys.readouterr().out
+    for n, notes in ((1, 0), (2, 1)):  # a single sequence has no control
+        measure('alignment', 'out/cloned', f'--sequences={n}')
+        capsys.readouterr()
+        measure('teff', *folders, 'out/teff.png')  # as out/* gives them
+        shown = capsys.readouterr().out
+        assert 'EN1: PPL' not in shown
+        assert shown.count('out/cloned: net cosine of hidden states of EN1 and EN2') == notes
     rows = {(row['run'], row['language']): row for row in rows_of('teff.csv')}
     for steps in (20, 50, 100):
         row = rows[f'mono_{steps}', 'EN']

@@ -97,7 +97,7 @@ def test_a_gain_within_the_error_is_no_recommendation_and_two_runs_are_named(tmp
     out, shares, _, sure = mix(write_runs(tmp_path, *PAIR, noise=0.1))
     assert not sure and 'no recommendation: ' in out
     assert shares['EN'] == pytest.approx(0.5, abs=0.01)
-    line = r'^would tell: EN [\d.]+%, FR [\d.]+% of [14],000,000 tokens$'
+    line = r'^run next: EN [\d.]+%, FR [\d.]+% of [14],000,000 tokens$'
     assert len(re.findall(line, out, re.M)) == 2
 
 def test_clones_share_a_law_and_an_even_split_is_their_best(tmp_path):
