@@ -574,12 +574,14 @@ def mix(args):
     tokens, laws, off = args.tokens or totals[-1], [], []
     random = np.random.default_rng(0)
     shares = random.dirichlet([1] * len(names), 20_000)  # (S, languages)
+    by_corpus = {corpus: [row for row in rows if row['corpus'] == corpus]
+                 for _, corpus in languages}
+    fits = {corpus: share_laws(here) for corpus, here in by_corpus.items()}
     for i, (name, corpus) in enumerate(languages):
-        here = [row for row in rows if row['corpus'] == corpus]  # of its clones too
+        here, (by_mixture, errors) = by_corpus[corpus], fits[corpus]
         seen = [row['tokens'] / (row['tokens'] + row['others']) for row in here]
         most = min(max(seen), args.max_epochs * own.get(name, math.inf) / tokens)
         shares = shares[(shares[:, i] >= min(seen)) & (shares[:, i] <= most)]
-        by_mixture, errors = share_laws(here)
         laws.append(by_mixture)
         off.append([error for row, error in zip(here, errors)
                     if row['others'] and row['language'] == name])
@@ -610,9 +612,9 @@ def mix(args):
               f'PPL {ppl:.4g} ({ppl / width:.4g} to {ppl * width:.4g})')
     if not 0.99 * totals[0] < tokens < 1.01 * totals[-1]:
         print(f'extrapolated: errors are those at {totals[0]:,} to {totals[-1]:,} tokens')
-    gained, error_of_it = -np.expm1([-gain, -error])
-    print(f'{verdict}: {words(best)} lowers PPL by {gained:.1%} from {words(even)}, '
-          f'error {error_of_it:.1%}')
+    lower, unsure = -np.expm1([-gain, -error])
+    print(f'{verdict}: {words(best)} lowers PPL by {lower:.1%} from {words(even)}, '
+          f'error {unsure:.1%}')
     if gain <= error:
         far = [[log_ppl(left, n)[counts].mean(0) for left in mixtures] for n in totals]
         far = np.hstack(far) - np.hstack(far).mean(0)  # (refits, totals * S)
