@@ -652,8 +652,9 @@ def tokenizer_of(run, language):
     return load_tokenizer(run.dataset.path / run.dataset.corpus_of[language]['tokenizer'])
 
 def parallel_lines(run, pair, clones, files):
-    """Aligned text -> pairs of lines, and the function that turns one into model
-    ids, int64 (n,) and (m,). Clones need one file, two corpora a file each."""
+    """Aligned text -> pairs of lines, the function that turns one into model ids,
+    int64 (n,) and (m,), and the two tokenizers. Clones need one file, two corpora
+    a file each."""
     if len(files) < 2 - clones:
         raise UserError('two corpora need two aligned files, clones one: --parallel a.en a.fr')
     sides = [read_lines(files[0 if clones else i]) for i in (0, 1)]
@@ -665,7 +666,7 @@ def parallel_lines(run, pair, clones, files):
     def encode(line):
         return [run.dataset.vocab_map[i, tokenizer.encode(text)].astype(np.int64)
                 for i, tokenizer, text in zip(pair, tokenizers, line)]
-    return list(zip(*sides)), encode
+    return list(zip(*sides)), encode, tokenizers
 
 def joined_lines(lines, longest, shortest=0):
     """Join consecutive pairs of lines while both sides fit in `longest` tokens ->
@@ -688,7 +689,7 @@ def parallel_sequences(run, pair, clones, files, n):
     """Up to n pairs of parallel sequences, model ids int64 (S,) and (T,): of the
     files or, for clones, of the test text."""
     if files or not clones:
-        lines, encode = parallel_lines(run, pair, clones, files)
+        lines, encode, _ = parallel_lines(run, pair, clones, files)
         joined = joined_lines(map(encode, lines), run.cfg.block_size)
         return list(itertools.islice(joined, n))
     starts = run.dataset.test_windows(pair[0], n)
@@ -888,11 +889,10 @@ alignment.options = PAIR | PARALLEL | {'sequences': (500, 'parallel sequences, a
 def matching(args):
     """the matched tokens of two parallel lines, and their picture (figure 14)"""
     run, pair, clones = load_pair(args)
-    lines, encode = parallel_lines(run, pair, clones, args.parallel)
+    lines, encode, tokenizers = parallel_lines(run, pair, clones, args.parallel)
     if args.line > len(lines):
         raise UserError(f'--line {args.line}: the parallel text has lines 1 to {len(lines)}')
     block, start = run.cfg.block_size, args.line - 1
-    tokenizers = [tokenizer_of(run, language) for language in pair]
     tokens = [[tokenizer.pieces[i] for i in tokenizer.encode(text)]
               for tokenizer, text in zip(tokenizers, lines[start])]
     n, m = map(len, tokens)
@@ -1094,6 +1094,7 @@ glue.options = PAIR | {
 
 def export(args):
     """a run in one of its languages, as a GPT-2 of Hugging Face's transformers"""
+    huggingface.packages()  # a missing one is said before the checkpoint is read
     run = load_run(args.out_dir, 'cpu')
     language, = language_indices(run, [args.language or run.dataset.names[0]])
     name, cfg = run.dataset.names[language], run.cfg

@@ -10,6 +10,12 @@ from config import UserError
 from data_prep import making, needed
 
 
+def packages():
+    """transformers and safetensors' save_file; refused with what to install."""
+    return (needed('transformers', 'export', '.[export]'),
+            needed('safetensors.torch', 'export', '.[export]').save_file)
+
+
 def weights(model, width):
     """The state dict of the equal GPT-2 in transformers: n_embd / width heads, missing ones zero."""
     inner, C, found = model.config.n_head * width, model.config.n_embd, {}
@@ -69,8 +75,7 @@ def json_files(c, width, bpe, ids, bytewise):
 def write_gpt2(run, language, bpe, card, to):
     """Write the folder `to`: the run's model, the tokenizer bpe under the ids of a language, and
     the model card. It is refused unless transformers encodes the test text as bpe does."""
-    transformers = needed('transformers', 'export', '.[export]')
-    save_file = needed('safetensors.torch', 'export', '.[export]').save_file
+    transformers, save_file = packages()
     data, c = run.dataset, run.model.config
     width, of = c.head_dim or c.n_embd // c.n_head, data.corpus_of[language]
     if run.cfg.model == 'word2vec' or c.n_embd % width or c.n_head * width > c.n_embd:
