@@ -56,9 +56,9 @@ def script(name, *args, processes=1, **options):
     """Run one of the scripts."""
     return run(*command(name, *args, processes=processes), **options)
 
-def begin(*args, processes=1, until='out/a/log.jsonl'):
-    """Start train.py and wait until it has written something to a file, or has ended."""
-    process = subprocess.Popen(command('train.py', *args, processes=processes), text=True,
+def begin(*args, name='train.py', processes=1, until='out/a/log.jsonl'):
+    """Start a script and wait until it has written something to a file, or has ended."""
+    process = subprocess.Popen(command(name, *args, processes=processes), text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError):

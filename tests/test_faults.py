@@ -13,7 +13,6 @@ import signal
 import statistics
 import sys
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faults
@@ -196,11 +195,17 @@ def test_6_a_second_run_into_a_folder_is_told_and_the_first_is_not_harmed(prepar
     assert faults.same(end_of_run(), undisturbed)
 
 def test_6_of_two_preparations_of_a_dataset_the_second_waits(alone):
-    with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: script('data_prep.py', *arguments(**CLONES)), range(2)))
-    made, waited = sorted(both, key=lambda result: 'is being made by process' in result.out)
-    assert made.status == waited.status == 0
-    assert 'is being made' in waited.out and 'is being made' not in made.out
+    preparation = dict(name='data_prep.py', until='data/.partial/clones.lock')
+    first = begin(*arguments(**CLONES), **preparation)
+    first.send_signal(signal.SIGSTOP)
+    second = begin(*arguments(**CLONES), **preparation)
+    assert second.stdout.readline() == (f'data/clones is being made by process {first.pid} on '
+                                        f'{os.uname().nodename}: waiting\n')
+    first.send_signal(signal.SIGCONT)
+    made, found = (process.communicate(timeout=120)[0] for process in (first, second))
+    assert first.returncode == second.returncode == 0
+    assert 'training a BPE' in made and 'data/clones is there already' not in made
+    assert 'training a BPE' not in found and 'is there already' in found
     assert not [path for path in Path('data/.partial').iterdir() if path.suffix != '.lock']
     data_prep.Dataset(settings(**CLONES))
 
