@@ -212,7 +212,7 @@ ppl.options = SCORING = {
     'stride': (0, 'tokens scored per window; 0: a quarter of it, 128 of 512'),
     'batch_size': (32, 'windows at a time')}
 
-# ---- teff: scaling law, token efficiency (paper, section 3, appendix B) -------
+# ---- teff: scaling law, token efficiency (paper, section 3, appendix B) ------
 
 class ScalingLaw:
     """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, by
@@ -534,9 +534,9 @@ def share_laws(rows):
     from scipy.optimize import least_squares
     keys = 'tokens', 'others', 'ppl', 'experiment'
     own, others, ppl, mixture = (np.array([row[key] for row in rows]) for key in keys)
-    multi, found = others > 0, []
+    multi, unit, found = others > 0, max(own), []
 
-    def law(v, term, own, others, unit=max(own)):
+    def law(v, term, own, others):
         (top, slope, b, tau), share = v, others / (own + others)
         log_x = np.log((own + tau * others * (term == 'transfer')) / unit)
         cost = tau * share * (term == 'cost')
@@ -630,7 +630,7 @@ mix.options = SCORING | MIX | {
     'for': ('mean', 'the language whose PPL counts; mean: the mean loss of all'),
     'max_epochs': (4.0, 'of a text of --own')}
 
-# ---- alignment and matching (paper, sections 4.2, 5.2, appendices C, F, G) -----
+# ---- alignment and matching (paper, sections 4.2, 5.2, appendices C, F, G) ---
 
 def load_pair(args):
     """A run, two of its languages (the first two by default), and whether they
@@ -913,7 +913,7 @@ def matching(args):
 
 matching.options = PAIR | PARALLEL | {'line': (1, 'line of the parallel text to show')}
 
-# ---- glue: fine-tuned in one language, zero-shot in its clone (section 4.2) ----
+# ---- glue: fine-tuned in one language, zero-shot in its clone (section 4.2) --
 
 BINARY, ENTAILMENT = ['0', '1'], ['entailment', 'not_entailment']
 GLUE = {  # task -> columns of its texts and of its label, classes, its own metric
@@ -1114,7 +1114,7 @@ def export(args):
 export.options = {'out_dir': PAIR['out_dir'], 'language': ('', 'default: the first'),
                   'to': ('', 'folder to write; default: OUT_DIR/hf_LANGUAGE')}
 
-# ---- report: one long table, the paper's figures beside -> tables and figures ---
+# ---- report: one long table, the paper's figures beside -> tables and figures -
 
 def schedule_name(schedule):
     """[(0.0, (.9, .1)), (0.5, (.1, .9))] -> '90/10 then 10/90 from 50%'."""

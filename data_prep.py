@@ -55,8 +55,7 @@ TOKENIZER_BYTES = 100_000_000  # of text to train a tokenizer on
 HUB_SHARD = 200  # rows of a hub data set per cached file
 HUB_TEST_DOCUMENTS = 1000  # the test text is drawn from these, however far training reads
 
-# -----------------------------------------------------------------------------
-# Files: complete or absent, even after a kill or on a full disk
+# ---- files: complete or absent, even after a kill or on a full disk ----------
 
 @contextlib.contextmanager
 def locked(path, taken, refused=''):
@@ -166,8 +165,7 @@ def opened(path):
     with reading(path, 'it must be complete, and text in UTF-8'), unpack(path, 'rb') as stream:
         yield stream
 
-# -----------------------------------------------------------------------------
-# Sources: each is a generator of documents, strings, in a fixed order
+# ---- sources: each is a generator of documents, strings, in a fixed order ----
 
 KINDS = '.txt, .jsonl or .tar (plain, .gz, .xz or .zst) or .parquet'
 HUB = 'hf:DATASET[@REVISION][:FIELD[:SUBSET[:SPLIT]]]'
@@ -333,8 +331,7 @@ def cleaned(text):
     text = re.sub(r' ?\n ?', '\n', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip()
 
-# -----------------------------------------------------------------------------
-# Tokenizers: files, .model of SentencePiece or .tiktoken
+# ---- tokenizers: files, .model of SentencePiece or .tiktoken -----------------
 
 def train_tokenizer(documents, path, vocab_size):
     """Train a SentencePiece BPE and write it to path. Decoding gives back any text."""
@@ -412,8 +409,7 @@ def load_tokenizer(path):
     return SimpleNamespace(encode=encode, decode=bpe.decode, vocab_size=len(pieces), eod=eod,
                            pieces=pieces)
 
-# -----------------------------------------------------------------------------
-# A corpus: text -> tokens in the cache, once per tokenizer
+# ---- a corpus: text -> tokens in the cache, once per tokenizer ---------------
 
 def fingerprint(source):
     """What identifies the text of a source: commit, release, or files' size and time."""
@@ -515,8 +511,7 @@ def write_tokens(folder, corpus, source, tokenizer_file, cfg, enough):
     print(f'{corpus}:', ', '.join(f'{what} {n:,}' for what, n in sorted(counts.items())))
     write_meta(folder, counts | {'vocab_size': tokenizer.vocab_size, 'eod': tokenizer.eod})
 
-# -----------------------------------------------------------------------------
-# Languages and vocabulary map
+# ---- languages and vocabulary map --------------------------------------------
 
 def check_languages(cfg):
     """Refuse settings that do not make sense together."""
@@ -586,8 +581,7 @@ def language_ids(cfg, sequences):
         arrays.append(rng.permutation(np.repeat(ids, np.diff(bounds))))
     return np.concatenate(arrays)
 
-# -----------------------------------------------------------------------------
-# Dataset
+# ---- dataset -----------------------------------------------------------------
 
 def data_settings(cfg):
     """What a dataset depends on, as JSON. Of the schedule, the marginals."""
@@ -736,8 +730,7 @@ class Dataset:
             share[row[:len(counts)]] += p[language] * counts / counts.sum()
         return share
 
-# -----------------------------------------------------------------------------
-# Sampler
+# ---- sampler -----------------------------------------------------------------
 
 class Sampler:
     """Which sequences a step reads, in which languages.

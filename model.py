@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-
 @dataclass
 class GPTConfig:
     """Shape of a GPT. vocab_size counts the model's ids, over all languages."""
@@ -29,10 +28,8 @@ class GPTConfig:
     n_head: int = 12
     head_dim: int = 0  # 0: n_embd / n_head
 
-
 CHUNK = 512  # rows of logits held at a time on a CPU: what its cache likes
 GPU_LOGITS = 1 << 27  # logits held at a time on a GPU, 512 MB in float32: fewer, larger products
-
 
 class LinearCrossEntropy(torch.autograd.Function):
     """Chunk by chunk, the gradients computed in the forward pass: no logits are kept, and none are
@@ -70,7 +67,6 @@ class LinearCrossEntropy(torch.autograd.Function):
         dx, dw = ctx.saved_tensors
         return None if dx is None else dx * grad, None if dw is None else dw * grad, None, None
 
-
 def linear_cross_entropy(x, weight, targets):
     """Mean cross-entropy in nats of targets (N,) under the logits x (N, C) @ weight (V, C).T."""
     if not torch.is_grad_enabled():  # needs_input_grad would be true all the same
@@ -78,7 +74,6 @@ def linear_cross_entropy(x, weight, targets):
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     return LinearCrossEntropy.apply(x, weight, targets, dtype)
-
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
@@ -95,7 +90,6 @@ class CausalSelfAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1))
 
-
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -104,7 +98,6 @@ class MLP(nn.Module):
 
     def forward(self, x):
         return self.c_proj(F.gelu(self.c_fc(x), approximate='tanh'))
-
 
 class Block(nn.Module):
     def __init__(self, config):
@@ -117,7 +110,6 @@ class Block(nn.Module):
     def forward(self, x):
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
-
 
 class GPT(nn.Module):
     def __init__(self, config):
@@ -165,7 +157,6 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x)
         return linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
-
 
 class Word2Vec(nn.Module):
     """Skip-gram with negative sampling (Mikolov et al., 2013), on whole batches of text.

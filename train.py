@@ -48,8 +48,8 @@ from model import GPT, GPTConfig, Word2Vec
 
 MEASURED = 'results.json', 'alignment.json', 'matching.json', 'glue.json'  # written by analyze.py
 
-
 # ---- device and model --------------------------------------------------------
+
 def choose_device(device, dtype):
     """The settings, with 'auto' resolved -> device, function that opens its autocast."""
     if device == 'auto':
@@ -68,7 +68,6 @@ def choose_device(device, dtype):
     kind, bfloat16 = device.split(':')[0], dtype == 'bfloat16'
     return device, lambda: torch.autocast(kind, torch.bfloat16, enabled=bfloat16)
 
-
 def new_model(cfg, vocab_size):
     """The model that the settings describe, freshly initialised from cfg.seed."""
     if cfg.model not in ('gpt', 'word2vec'):
@@ -80,8 +79,8 @@ def new_model(cfg, vocab_size):
                       cfg.head_dim)
     return GPT(shape) if cfg.model == 'gpt' else Word2Vec(shape, cfg.shared_layer)
 
-
 # ---- learning rate -----------------------------------------------------------
+
 def learning_rate(step, cfg):
     """Linear warm-up to learning_rate, then a cosine to min_lr at max_iters."""
     if step < cfg.warmup_iters:
@@ -89,8 +88,8 @@ def learning_rate(step, cfg):
     progress = (step - cfg.warmup_iters) / (cfg.max_iters - cfg.warmup_iters)
     return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (cfg.learning_rate - cfg.min_lr)
 
-
 # ---- checkpoint --------------------------------------------------------------
+
 def load_checkpoint(out_dir, cfg):
     """The last checkpoint of a run, or None. Nothing in the file is executed."""
     last, previous = Path(out_dir, 'ckpt.pt'), Path(out_dir, 'ckpt_previous.pt')
@@ -106,7 +105,6 @@ def load_checkpoint(out_dir, cfg):
         if sum(checkpoint['sequences_read']) != checkpoint['step'] * cfg.batch_size:
             raise ValueError('it belongs to another run')
         return checkpoint
-
 
 def save_checkpoint(out_dir, keep, **checkpoint):
     """Write ckpt.pt, whole or not at all; the one before becomes ckpt_previous.pt. With keep it is
@@ -129,7 +127,6 @@ def save_checkpoint(out_dir, keep, **checkpoint):
         raise UserError(f'step {checkpoint["step"]:,} is not saved in {out_dir} ({why}), the last '
                         'checkpoint is: make room, then run the same command again') from None
 
-
 def check_out_dir(cfg):
     """The checkpoint of this very run in out_dir; None for a new one. Another run is refused."""
     if cfg.overwrite:
@@ -146,7 +143,6 @@ def check_out_dir(cfg):
                                 f'not {value}: {remedy}')
     return load_checkpoint(out_dir, cfg)
 
-
 def init_weights(model, dataset, cfg):
     """Copy the weights of the run cfg.init_from, if its ids and its shape are those of this run."""
     path = Path(cfg.init_from, 'config.json')
@@ -161,7 +157,6 @@ def init_weights(model, dataset, cfg):
             raise UserError(f'init_from: its {key} is {there.get(key)}, here {here.get(key)}')
     model.load_state_dict(weights)
 
-
 def open_log(path, last):
     """A log opened for appending, its lines after the last checkpoint dropped."""
     with config.reading(path, 'repair or remove it, then run the same command again'):
@@ -170,8 +165,8 @@ def open_log(path, last):
     write_aside(path, lambda aside: aside.write_text(''.join(lines)))
     return path.open('a')
 
-
 # ---- evaluation --------------------------------------------------------------
+
 @torch.no_grad()
 def evaluate(model, dataset, cfg, device, autocast, micro_batch_size, rank=0, world=1):
     """Loss of each language, {name: nats per token}, over up to eval_iters x batch_size windows of
@@ -191,8 +186,8 @@ def evaluate(model, dataset, cfg, device, autocast, micro_batch_size, rank=0, wo
         losses[name] = (total[0] / total[1]).item()
     return losses
 
-
 # ---- signals -----------------------------------------------------------------
+
 def catch_signals(alone):
     """From now on SIGTERM, SIGINT and SIGUSR1 are only added to the returned list, so that the
     current step can be finished and saved. A second Ctrl-C kills a process that runs alone; under
@@ -207,8 +202,8 @@ def catch_signals(alone):
         signal.signal(number, catch)
     return caught
 
-
 # ---- set-up ------------------------------------------------------------------
+
 def prepare_dataset(cfg, master):
     """Prepare a missing dataset in a process of its own; the other ranks wait for it."""
     meta = DATA / cfg.dataset / 'meta.json'
@@ -219,7 +214,6 @@ def prepare_dataset(cfg, master):
             sys.exit(1)  # it has said why
     while not master and not meta.exists():
         time.sleep(1)
-
 
 def train(cfg, held):
     # imported here: analyze.py needs none of them, and the first would keep a process group alive
@@ -319,6 +313,7 @@ def train(cfg, held):
             track(**figures)
 
     # ---- the loop ------------------------------------------------------------
+
     mine, share = slice(rank * batch_size, (rank + 1) * batch_size), micro_batch_size / batch_size
     bar = tqdm(total=cfg.max_iters, initial=start, unit=' steps', disable=None if master else True)
     begun = logged = time.time()
@@ -391,6 +386,7 @@ def train(cfg, held):
         logged += time.time() - pause  # neither evaluation nor saving counts
 
     # ---- clean up ------------------------------------------------------------
+
     bar.close()
     if ddp:
         dist.all_reduce(stop)  # torchrun stops all ranks once one exits: wait until rank 0 has saved
@@ -403,7 +399,6 @@ def train(cfg, held):
         + ', '.join(f'{name} {n:,}' for name, n in tokens_seen.items()))
     say(f'next: python analyze.py {"ppl" if cfg.model == "gpt" else "alignment"} {out_dir}')
 
-
 def main(cfg):
     try:
         with contextlib.ExitStack() as held:  # the lock of out_dir
@@ -414,7 +409,6 @@ def main(cfg):
         if not (isinstance(e, dist.DistError) or 'gloo' in str(e)):
             raise
         sys.exit('another process of this run has died; the same command continues from the checkpoint')
-
 
 if __name__ == '__main__':
     config.run(lambda: main(cfg))

@@ -17,7 +17,6 @@ DEFAULT = Path(__file__).parent / 'default.py'
 FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval',
         'log_to', 'keep_checkpoints', 'resume', 'overwrite', 'device', 'dtype', 'compile', 'num_workers'}
 
-
 class UserError(Exception):
     """A user's mistake in one line: what, where, and what to do. Shown without a traceback unless DEBUG=1."""
 
@@ -31,19 +30,16 @@ def reading(path, remedy):
     except Exception as e:  # json, numpy, torch and zip have a hundred ways to fail
         raise UserError(f'{path} cannot be read ({type(e).__name__}: {e!s:.200}): {remedy}') from e
 
-
 def read_json(path, remedy):
     """The dictionary in a JSON file; None if there is no file."""
     with reading(path, remedy):
         return dict(json.loads(Path(path).read_text('utf-8'))) if os.path.lexists(path) else None
-
 
 def settings(path):
     """The variables that a config file sets, without its modules, functions and _private names."""
     with reading(path, 'it must be a Python file'):
         variables = runpy.run_path(str(path))
     return {k: v for k, v in variables.items() if not (k.startswith('_') or callable(v) or isinstance(v, ModuleType))}
-
 
 def load(argv, doc=''):
     """argv [CONFIG.py] [--key=value ...], the later overriding -> a namespace. --help prints doc and every setting."""
@@ -64,7 +60,6 @@ def load(argv, doc=''):
         override(config, key, value if equals else True, argument)  # a bare --flag is True
     return SimpleNamespace(**config)
 
-
 def override(config, key, value, where):
     """config[key] = value, if the key exists and the value has its type and range."""
     if key not in config:
@@ -78,14 +73,12 @@ def override(config, key, value, where):
         raise UserError(f'{where}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}')
     config[key] = value
 
-
 def restored(saved, where):
     """The saved settings of a run -> a namespace. Settings added since then take their default."""
     config = settings(DEFAULT)
     for key in config.keys() & saved.keys():  # a setting that no longer exists is ignored
         override(config, key, saved[key], where)
     return SimpleNamespace(**config)
-
 
 def run(main):
     """Call main(). A UserError or an OSError (disk full, no permission) becomes one line on stderr and exit 1."""

@@ -10,7 +10,6 @@ from data_prep import write_aside
 COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # the Okabe-Ito palette
 LABELS = {'mlpe': 'alone, by the law'}  # a measure in a legend
 
-
 def subplots(rows, columns, width, height, **more):
     """A figure of so many inches, which needs no display, and its axes (rows, columns)."""
     import matplotlib
@@ -20,14 +19,12 @@ def subplots(rows, columns, width, height, **more):
     pyplot.style.use(Path(__file__).with_name('figures.mplstyle'))
     return pyplot.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
 
-
 def save(picture, path):
     kind = Path(path).suffix[1:]
     undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # reproducible bytes
     write_aside(Path(path), lambda aside: picture.savefig(
         aside, dpi=200, format=kind, metadata=undated))
     print(f'figure: {os.path.relpath(path)}')
-
 
 def log_scale(axes, which):
     """Make the x or y axis logarithmic, labelled in plain numbers whatever it spans."""
@@ -38,7 +35,6 @@ def log_scale(axes, which):
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
     axis.set_major_formatter(EngFormatter(sep=''))
     axis.set_minor_locator(NullLocator())
-
 
 def teff(laws, rows=()):
     """PPL by tokens: the laws and their runs, and an arrow from each row to its law, over MLTE."""
@@ -60,7 +56,6 @@ def teff(laws, rows=()):
     axes.legend(loc='upper left', bbox_to_anchor=(1, 1))
     return picture
 
-
 def matching(languages, tokens, pairs):
     """Two rows of tokens, lines between matched ones; a match beyond the row points at '...'."""
     places = []  # the middle of each token; a character is 0.11 inch wide
@@ -81,16 +76,13 @@ def matching(languages, tokens, pairs):
     axes.axis('off')
     return picture
 
-
-# -----------------------------------------------------------------------------
-# the figures of a report
+# ---- the figures of a report -------------------------------------------------
 
 def chosen(found, figure):
     """The rows, over seeds, of a figure's runs: those with all of its tags."""
     tags = set(figure['runs'].split())
     rows = found.steps if 'step' in tags else found.grouped
     return [row for row in rows if tags <= row['tags']]
-
 
 def plot_lines(axes, rows, figure, measures, among):
     """Measures of rows by the figure's x: a line for each value of its hue (colour), of its style
@@ -121,7 +113,6 @@ def plot_lines(axes, rows, figure, measures, among):
         axes.margins(x=0.2)
     if axes.lines:
         axes.legend()
-
 
 def lines(found, figure):
     """A row for each of the figure's panels, a column for each value of its columns `across`."""
@@ -158,7 +149,6 @@ def lines(found, figure):
                 axes.set_ylim(min(low, -0.1), max(high, 0.3))
     return picture
 
-
 def gradients(found, figure):
     """Cosine of the gradients of parallel sequences, parameter type by layer, a heat map a run."""
     start = 'gradients.blocks.'
@@ -182,14 +172,12 @@ def gradients(found, figure):
     picture.colorbar(image, ax=grid, label='cosine of gradients', fraction=0.05)
     return picture
 
-
 def saved_matching(found, figure):
     """The matched tokens of one line, of an anchored 50/50 run of real languages if there is one."""
     def like_the_papers(run):
         return len({'real', 'anchored', '50/50'} & run.tags)
     best = max((run for run in found.runs if run.matching), key=like_the_papers, default=None)
     return best and matching(*best.matching)
-
 
 DRAW = {'lines': lines, 'gradients': gradients, 'matching': saved_matching,
         'laws': lambda found, figure: teff(found.laws) if found.laws else None}

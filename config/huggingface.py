@@ -9,12 +9,10 @@ from torch.nn import functional as F
 from config import UserError
 from data_prep import making, needed
 
-
 def packages():
     """transformers and safetensors' save_file; refused with what to install."""
     return (needed('transformers', 'export', '.[export]'),
             needed('safetensors.torch', 'export', '.[export]').save_file)
-
 
 def weights(model, width):
     """The state dict of the equal GPT-2 in transformers: n_embd / width heads, missing ones zero."""
@@ -29,7 +27,6 @@ def weights(model, width):
         w = w.t() if '.c_' in name else w  # a Conv1D is (inputs, outputs)
         found['transformer.' * (name != 'lm_head.weight') + name] = w.contiguous()
     return found
-
 
 def fast_tokenizer(tokenizer, ids, vocab_size, bytewise):
     """tokenizer.json: a language's pieces under its model ids (V,). All pairs of pieces that join
@@ -51,7 +48,6 @@ def fast_tokenizer(tokenizer, ids, vocab_size, bytewise):
            'ignore_merges': bytewise}
     return steps | {'added_tokens': [], 'model': bpe}
 
-
 def json_files(c, width, bpe, ids, bytewise):
     """The content of every .json file by its name, for a model of GPTConfig c."""
     end = bpe.pieces[bpe.eod]
@@ -70,7 +66,6 @@ def json_files(c, width, bpe, ids, bytewise):
             'tokenizer_class': 'PreTrainedTokenizerFast', 'eos_token': end, 'pad_token': end,
             'model_input_names': ['input_ids', 'attention_mask'], 'split_special_tokens': True,
             'clean_up_tokenization_spaces': False, 'model_max_length': c.block_size}}
-
 
 def write_gpt2(run, language, bpe, card, to):
     """Write the folder `to`: the run's model, the tokenizer bpe under the ids of a language, and

@@ -10,7 +10,6 @@ from config import UserError
 
 COLUMNS = 'run', 'config', 'overrides', 'measure', 'plans'
 
-
 def commands(plan, options=''):
     """A shell command for each run of a plan, or of all whose name begins so (fig09), that is not
     finished and measured below out/. options: settings for all of them."""
@@ -32,7 +31,6 @@ def commands(plan, options=''):
                 left.append(' && '.join(parts))
     return left
 
-
 def missing_measures(out_dir, steps, measures):
     """The commands of the measures that a run of so many steps lacks; all if it is not finished."""
     remedy = 'train.py --overwrite starts the run again'
@@ -43,7 +41,6 @@ def missing_measures(out_dir, steps, measures):
         name, _, rest = measure.strip().partition(' ')
         if not finished or not os.path.exists(f'{out_dir}/{name.replace("ppl", "results")}.json'):
             yield f'python analyze.py {name} {out_dir} {rest}'.rstrip()
-
 
 def side_by_side(commands, jobs):
     """Run shell commands, `jobs` at a time and on a core each: two threads that share a busy core

@@ -16,10 +16,8 @@ PAPER_MEASURE = {  # ours -> paper.csv's; which tokens are paired depends on the
     'cloned hidden_states.position': 'hidden states',
     'real hidden_states.matching': 'hidden states'}
 
-
 def six_digits(value):  # on which all machines agree
     return f'{value:.6g}'.replace('nan', '') if isinstance(value, float) else str(value)
-
 
 def as_text(value):
     """A value for people; nothing for nan."""
@@ -28,26 +26,22 @@ def as_text(value):
     digits = 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     return '' if value != value else f'{value:,.{0 if isinstance(value, int) else digits}f}'
 
-
 def with_spread(row):
     """A value over seeds: the mean and, of several, the lowest and the highest."""
     low, high = as_text(row['lowest']), as_text(row['highest'])
     several = low != high and not isinstance(row['value'], str)
     return as_text(row['value']) + f' ({low} to {high})' * several
 
-
 def as_lines(rows, columns, to_text):
     """Rows -> lists of text, the header first."""
     columns = columns or list(dict.fromkeys(column for row in rows for column in row))
     return [columns, *([to_text(row.get(column, '')) for column in columns] for row in rows)]
-
 
 def as_csv(rows, columns=()):
     """The text of a .csv file."""
     out = io.StringIO()
     csv.writer(out, lineterminator='\n').writerows(as_lines(rows, columns, six_digits))
     return out.getvalue()
-
 
 def as_markdown(rows, columns=()):
     """The lines of a Markdown table."""
@@ -56,13 +50,11 @@ def as_markdown(rows, columns=()):
     lines.insert(1, ['-' * width for width in widths])
     return [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
 
-
 def read_table(name):
     """The rows of config/NAME."""
     path = config.DEFAULT.with_name(name)
     with config.reading(path, 'git checkout gives it back'):
         return list(csv.DictReader(path.read_text('utf-8').splitlines()))
-
 
 def paper_values():
     """paper.csv: {(setting, measure, number of language or layer): (where, value)}."""
@@ -74,13 +66,11 @@ def paper_values():
         values[key] = where, row['value']
     return values
 
-
 def paper_value(values, columns, measure, n):
     """Where the paper has a measure of a run, and its value; both blank if it does not."""
     theirs = PAPER_MEASURE.get(measure) or PAPER_MEASURE.get(f'{columns["kind"]} {measure}')
     setting = [columns[key] for key in ('size', 'corpora', 'vocabulary', 'schedule', 'data')]
     return values.get((*setting, theirs, n), ('', ''))
-
 
 def over_seeds(rows):
     """The rows of a long table that differ in the seed alone, as one: mean, lowest, highest."""
@@ -94,7 +84,6 @@ def over_seeds(rows):
         mean = '; '.join(sorted({*values} - {''})) if words else float(np.mean(values))
         grouped.append(same[0] | {'value': mean, 'lowest': min(values), 'highest': max(values)})
     return grouped
-
 
 def pivot(rows, table, cell):
     """Rows of the long table -> those of a wide one, {column: cell(row)}: a column for each

@@ -9,14 +9,12 @@ from pathlib import Path
 from config import UserError
 from data_prep import needed
 
-
 def tensorboard(cfg, start, held):
     from torch.utils.tensorboard import SummaryWriter
     # after a kill the steps since the checkpoint are drawn again: hide the first ones
     writer = SummaryWriter(Path(cfg.out_dir, 'tensorboard'), purge_step=start + 1)
     held.callback(writer.close)
     return lambda figures, step: [writer.add_scalar(*figure, step) for figure in figures.items()]
-
 
 def wandb(cfg, start, held):
     package = needed('wandb', 'log_to')
@@ -30,9 +28,7 @@ def wandb(cfg, start, held):
     held.callback(run.finish)
     return run.log
 
-
 TRACKERS = {'tensorboard': tensorboard, 'wandb': wandb, '': lambda *_: lambda *_: None}
-
 
 def check_tracker(cfg):
     """Refuse a tracker that does not exist or is not installed."""
@@ -40,7 +36,6 @@ def check_tracker(cfg):
         raise UserError(f"log_to must be 'tensorboard', 'wandb' or '', not {cfg.log_to!r}")
     if cfg.log_to:
         needed(cfg.log_to, f'log_to={cfg.log_to}', '.[log]')
-
 
 def open_tracker(cfg, names, start, held):
     """A function that takes the figures of a line of the log. Those of each language become

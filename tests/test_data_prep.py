@@ -26,7 +26,6 @@ import data_prep
 from config import UserError
 from data_prep import Dataset, Sampler, is_test, load_tokenizer, prepare, tei_text, vocabulary_map
 
-
 def read(source, *args):
     return list(data_prep.documents_of(str(source), *args))
 

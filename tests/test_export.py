@@ -26,13 +26,11 @@ HARD = ['', ' ', '  two  blanks ', '\ttabs\t', 'a\r\nb\n\n\nc',
         '\U0001f600 日本語 Ünï', 'x' * 40,
         '</s><unk><0x41><|endoftext|>', '.' * 33 + '-' * 17, "it's we'LL 1234 \u00a0 \u3000"]
 
-
 def lines_of(corpus):
     """Several hundred lines as they are in the repository: sentences, and paragraphs of novels."""
     novel = next(data_prep.documents_of(f'corpora/eltec-{dict(en="eng", fr="fra")[corpus]}.tar.xz'))
     lines = analyze.read_lines(str(ROOT / f'corpora/parallel.{corpus}'))
     return lines + novel.split('\n')[:200] + [novel[:20_000]]
-
 
 def exported(out_dir, language='EN2'):
     """A run, and its tokenizer and model in transformers."""
@@ -42,7 +40,6 @@ def exported(out_dir, language='EN2'):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     return analyze.load_run(out_dir, 'cpu'), tokenizer, model
-
 
 def same_ids_and_logits(out_dir, language, corpus='en'):
     run, tokenizer, model = exported(out_dir, language)
@@ -61,18 +58,15 @@ def same_ids_and_logits(out_dir, language, corpus='en'):
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     return run, tokenizer, model
 
-
 def byte_pairs(path, text):
     """A tiktoken ranks file of 400 tokens, trained on a text."""
     ranks = bpe_train(text, 400, r50k_pat_str, visualise=None).items()
     path.write_text(''.join(f'{base64.b64encode(token).decode()} {i}\n' for token, i in ranks))
 
-
 def test_a_clone_has_the_runs_logits_and_its_own_ids(in_runs):
     for language, lowest in ('EN1', 0), ('EN2', 400):
         _, tokenizer, _ = same_ids_and_logits('out/cloned', language)
         assert len(tokenizer) == 800 and min(tokenizer('Any text').input_ids) >= lowest
-
 
 def test_perplexity_is_that_of_analyze_ppl(in_runs):
     run, _, model = exported('out/cloned')
@@ -88,7 +82,6 @@ def test_perplexity_is_that_of_analyze_ppl(in_runs):
     assert n == expected['scored_tokens']
     assert math.exp(nats.mean()) == pytest.approx(expected['ppl'], rel=1e-5)
 
-
 def test_generated_text_is_in_the_language(in_runs):
     run, tokenizer, model = exported('out/cloned')
     inputs = tokenizer('The ', return_tensors='pt')
@@ -96,7 +89,6 @@ def test_generated_text_is_in_the_language(in_runs):
     assert set(ids.tolist()) <= set(run.dataset.vocab_map[1].tolist())  # hot, yet no other id
     assert tokenizer.decode(ids).startswith('The ')
     assert inputs.keys() == {'input_ids', 'attention_mask'}
-
 
 @pytest.mark.parametrize('case', ['narrow heads', 'anchored', 'tiktoken'])
 def test_other_shapes_vocabularies_and_tokenizers(case, alone, documents):
@@ -118,7 +110,6 @@ def test_other_shapes_vocabularies_and_tokenizers(case, alone, documents):
     assert model.config.n_head == (4 if case == 'narrow heads' else 2)
     assert bool(len(np.intersect1d(*run.dataset.vocab_map))) == (case == 'anchored')
 
-
 def test_the_folder_is_whole_and_says_what_it_is(in_runs):
     result = script('analyze.py', 'export', 'out/mono_20', '--to', 'hf/whole')
     assert result.out == 'written: hf/whole\n', result.err
@@ -129,7 +120,6 @@ def test_the_folder_is_whole_and_says_what_it_is(in_runs):
     assert '10,240' in card and 'step 40 of 40' in card
     with pytest.raises(UserError, match='hf/whole is there already'):
         analyze.main(['export', 'out/mono_20', '--to', 'hf/whole'])
-
 
 def test_what_cannot_be_exported_is_refused(alone, documents, monkeypatch):
     import sentencepiece

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import CHUNK, GPT, GPTConfig, Word2Vec, linear_cross_entropy
 
-
 def tiny(**shape):
     torch.manual_seed(0)
     default = {'block_size': 16, 'vocab_size': 50, 'n_layer': 3, 'n_embd': 24, 'n_head': 3}

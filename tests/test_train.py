@@ -16,7 +16,6 @@ import config
 import train
 from config import UserError
 
-
 def log_of(out_dir):
     return [json.loads(line) for line in Path(out_dir, 'log.jsonl').read_text().splitlines()]
 
@@ -192,9 +191,7 @@ def test_every_checkpoint_is_kept_as_a_run_of_its_own(alone):
     trained(**run, overwrite=True)
     assert not list(Path('out/a').glob('step_*'))
 
-
 # ---- log_to, init_from
-
 
 @pytest.mark.parametrize('log_to', ['tensorboard', 'wandb'])
 def test_a_log_is_also_drawn_elsewhere_and_a_resumed_run_goes_on_there(
@@ -218,7 +215,6 @@ def test_a_log_is_also_drawn_elsewhere_and_a_resumed_run_goes_on_there(
         assert {event.step: event.value for event in events} == pytest.approx(logged)
     assert {event.value for event in drawn.Scalars('p_language/EN2')} == {0.25}
 
-
 @pytest.mark.parametrize('log_to, says', [
     ('csv', "log_to must be 'tensorboard'"), ('wandb', r'pip install \.\[log\]')])
 def test_a_tracker_that_is_not_there_is_named_at_once(log_to, says, alone, monkeypatch):
@@ -226,7 +222,6 @@ def test_a_tracker_that_is_not_there_is_named_at_once(log_to, says, alone, monke
     with pytest.raises(train.UserError, match=says):
         train.main(settings(log_to=log_to, out_dir='out/a'))
     assert not Path('data').exists() and not Path('out').exists()
-
 
 def test_a_run_begins_with_the_weights_of_another_and_resumes_without_it(alone, monkeypatch):
     train.main(settings(**CLONES, out_dir='out/first'))
@@ -240,7 +235,6 @@ def test_a_run_begins_with_the_weights_of_another_and_resumes_without_it(alone, 
     shutil.rmtree('out/first')
     train.main(second)
     assert same(load('out/second/ckpt.pt'), last)
-
 
 @pytest.mark.parametrize('own, says', [
     ({'init_from': 'out/none'}, 'init_from must be a run'),
