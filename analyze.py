@@ -9,9 +9,9 @@ Measure trained runs.
     python analyze.py alignment OUT_DIR --parallel a.en a.fr  # two corpora need aligned lines
     python analyze.py matching OUT_DIR --parallel a.en a.fr   # the token pairs of one line
     python analyze.py glue OUT_DIR --data GLUE --tasks sst2   # fine-tune in L1, zero-shot in L2
-    python analyze.py export OUT_DIR --language EN2           # as a GPT-2 of Hugging Face's
+    python analyze.py export OUT_DIR --language EN2           # as a Hugging Face GPT-2
     python analyze.py report OUT_DIR... --out report          # tables and figures
-    python analyze.py report --plan table1                    # commands of the runs still missing
+    python analyze.py report --plan table1                    # the commands of missing runs
 """
 import argparse
 import copy
@@ -100,11 +100,11 @@ def name_of(out_dir):
     return os.path.basename(os.path.normpath(out_dir))
 
 def run_folders(out_dirs):
-    """out_dirs without files: out/* also matches the figure beside the runs."""
+    """out_dirs, files dropped: out/* also matches the figure next to the runs."""
     return [str(path) for path in out_dirs if not os.path.isfile(path)]
 
 def number(value, low=-1e15, high=1e15):
-    """A number in a file as a float; nan for None."""
+    """A number from a file as a float; None becomes nan."""
     value = float('nan' if value is None else value)
     if value < low or value > high:
         raise ValueError(f'{value:g} is not between {low:g} and {high:g}')
@@ -131,9 +131,9 @@ def write_json(path, content):
 def sliding_window(run, ids, stride, batch_size, name=''):
     """Score a text, ids (N,) int64 -> nats and scored tokens by batch, (2, batches).
 
-    Windows of block_size tokens start every `stride` tokens. Their last `stride`
-    positions are scored, those before are context: after the first context every
-    token is scored exactly once, the ragged end included."""
+    Windows of block_size tokens start every `stride` tokens. The last `stride`
+    positions of a window are scored, the rest is context: every token after the
+    first context is scored exactly once, ragged end included."""
     window, scores = run.cfg.block_size, []
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
@@ -151,8 +151,8 @@ def sliding_window(run, ids, stride, batch_size, name=''):
     return np.array(scores, float).reshape(-1, 2).T
 
 def ppl_uncertainty(nats, scored):
-    """Half-width of PPL's 95% interval, relative to PPL, from the scatter between
-    batches; None for a single one."""
+    """Half-width of the 95% interval of PPL, relative to PPL, from the scatter
+    between batches; None for a single batch."""
     n = len(scored)
     if n < 2:
         return None
@@ -161,7 +161,7 @@ def ppl_uncertainty(nats, scored):
     return math.expm1(1.96 * deviation / scored.sum())
 
 def measure_language(run, language, stride, batch_size):
-    """What results.json says of one language."""
+    """The entry of one language in results.json."""
     data, (name, corpus) = run.dataset, run.cfg.languages[language]
     title, seen = f'{run.out_dir} {name}', run.tokens_seen[name]
     meta = data.corpus_of[language]
@@ -169,7 +169,7 @@ def measure_language(run, language, stride, batch_size):
     ids = data.vocab_map[language, base].astype(np.int64)
     nats, scored = sliding_window(run, ids, stride, batch_size, title)
     if not len(scored):
-        raise UserError(f'{title}: the {len(ids)} test tokens are all context')
+        raise UserError(f'{title}: all {len(ids)} test tokens are context')
     n = int(scored.sum())
     loss = float(nats.sum() / n)
     exposure = seen / max(1, data.ids_in_text(language))
@@ -215,9 +215,9 @@ ppl.options = SCORING = {
 # ---- teff: scaling law, token efficiency (paper, section 3, appendix B) ------
 
 class ScalingLaw:
-    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, by
-    least squares on 1/PPL over monolingual runs on three or more amounts of
-    tokens.
+    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run,
+    fitted by least squares on 1/PPL to monolingual runs with at least three
+    token counts.
 
     Fitted as top + slope * (1 - x^-b) / b: the same curves (a = slope / b, c =
     top + a), but smooth through the logarithm at b = 0. Where 1/PPL is convex in
@@ -227,7 +227,7 @@ class ScalingLaw:
         from scipy.optimize import least_squares
         tokens, y = np.asarray(tokens, float), 1 / np.asarray(ppl, float)
         if (n := len(set(tokens))) < 3:
-            raise UserError(f'{name}: a law takes at least three amounts of tokens, not {n}')
+            raise UserError(f'{name}: a law needs at least three token counts, not {n}')
         self.name, self.n = name, len(y)
         self.unit, self.shortest = max(tokens), min(tokens)
         log_x = np.log(tokens / self.unit)
@@ -267,7 +267,7 @@ class ScalingLaw:
     def ppl(self, tokens):
         """MLPE: the PPL of a monolingual model trained on so many tokens."""
         inverse = self.inverse_ppl(np.log(np.asarray(tokens) / self.unit), self.v)
-        return 1 / np.where(inverse > 0, inverse, np.nan)  # of too few tokens it says nothing
+        return 1 / np.where(inverse > 0, inverse, np.nan)  # undefined for very few tokens
 
     def tokens(self, ppl):
         """MLTE: the tokens a monolingual model needs for a PPL; inf if it never gets there."""
@@ -275,13 +275,13 @@ class ScalingLaw:
         return self.unit * math.exp(log_x) if log_x < 100 else math.inf
 
     def interval(self, ppl):
-        """The factor by which tokens(ppl) may be off at 95%, by the scatter of
-        the runs about the law; nan for three, which it fits exactly."""
+        """The factor by which tokens(ppl) may be off (95%), from the scatter of
+        the runs around the law; nan for three runs, which fit exactly."""
         from scipy.stats import t
         steps = np.diag(1e-6 * np.abs(self.v))
         change = [self.log_x(ppl, self.v + step) - self.log_x(ppl, self.v - step)
                   for step in steps]
-        with np.errstate(all='ignore'):  # infinite where the fit says nothing
+        with np.errstate(all='ignore'):  # infinite where the fit is undetermined
             slopes = np.array(change) / (2 * steps.max(0))
             deviation = np.sqrt(slopes @ self.covariance @ slopes)
             return float(np.exp(t.ppf(0.975, self.n - 3) * deviation))
@@ -315,14 +315,14 @@ def rows_of_csv(path):
     return [row | {'others': total[row['run']] - row['tokens']} for row in rows]
 
 def rows_of_run(out_dir, args, finished=True):
-    """A row for each language that a run has seen; scored first if need be."""
+    """A row for each language that a run has seen, scored first if necessary."""
     if not os.path.lexists(f'{out_dir}/results.json'):
         measure_ppl(out_dir, args)
     cfg, rows = settings_of(out_dir), []
 
     def convert(results):
         if finished and (step := results['step']) < cfg.max_iters:
-            raise UserError(f'{out_dir} is at step {step} of {cfg.max_iters}, and TEff is of '
+            raise UserError(f'{out_dir} is at step {step} of {cfg.max_iters}, but TEff needs '
                             'finished runs: train.py with its config continues it')
         seen = {name: int(number(n, 0)) for name, n in results['tokens_seen'].items()}
         for name, corpus in cfg.languages:
@@ -358,13 +358,13 @@ def mark_step_matched(rows):
             row['role'] = 'step'
 
 def first_difference(row, other):
-    """The first setting but tokens in which two recipes differ, in words, or ''."""
+    """The first setting, other than tokens, in which two recipes differ, or ''."""
     a, b = row.get('cfg'), other.get('cfg')
     keys = ('batch_size learning_rate min_lr block_size beta1 beta2 warmup_iters '
             'init_from').split()
     for key in keys if a else ():
         x, y = getattr(a, key), getattr(b, key)
-        if key == 'warmup_iters':  # the same share of the steps will do
+        if key == 'warmup_iters':  # the same fraction of the steps is enough
             share = abs(x / a.max_iters - y / b.max_iters)
             y = x if share * min(a.max_iters, b.max_iters) <= 1 else y
         if x != y:
@@ -372,11 +372,12 @@ def first_difference(row, other):
     return ''
 
 def fit_laws(rows, mix_recipes=False):
-    """The law of each model, corpus and test text, {law_of(row): law}, and why
-    others have none.
+    """The law for each model, corpus and test text, {law_of(row): law}, and the
+    reasons why some have none.
 
-    A law is of the largest group of monolingual runs that differ in tokens alone.
-    Rows of other recipes get row['unlike'] and no TEff, unless mix_recipes."""
+    A law is fitted to the largest group of monolingual runs that differ only in
+    tokens. Rows of other recipes get row['unlike'] and no TEff, unless
+    mix_recipes."""
     laws, reasons = {}, []
     for key in dict.fromkeys(map(law_of, rows)):
         here = [row for row in rows if law_of(row) == key and row['role'] != 'step']
@@ -401,7 +402,7 @@ def fit_laws(rows, mix_recipes=False):
 
 def add_efficiency(row, law):
     """Add MLPE, MLTE, TEff, and tau: what a token of another language is worth."""
-    def inside(tokens):  # 1%: the law misses its own runs a little
+    def inside(tokens):  # 1%: the law is not exact even for its own runs
         return 0.99 * law.shortest <= tokens <= 1.01 * law.unit
     ppl, tokens, others = row['ppl'], row['tokens'], row['others']
     mlte, factor = law.tokens(ppl), law.interval(ppl)
@@ -420,19 +421,20 @@ def add_efficiency(row, law):
         row |= {'extrapolated': 'yes', 'remark': 'extrapolated'}
 
 def add_step_matched(row, rows):
-    """Add step_ppl, of step-matched runs on about as many tokens, and how far ours
-    is below."""
-    steps = [(abs(math.log(step['tokens'] / row['tokens'])), step['ppl']) for step in rows
+    """Add step_ppl, the PPL of step-matched runs on as many tokens or a few more,
+    and gain, the relative reduction from it."""
+    steps = [(step['tokens'] / row['tokens'], step['ppl']) for step in rows
              if step['role'] == 'step' and law_of(step) == law_of(row)
              and ('cfg' not in row or step['cfg'].max_iters == row['cfg'].max_iters)]
-    nearest, _ = min(steps, default=(1, 0))
-    if row['role'] == 'multi' and nearest < 0.4:
-        seeds = [ppl for far, ppl in steps if far < nearest + 0.01]
+    steps = [(times, ppl) for times, ppl in steps if 0.9 < times < 1.5]
+    if row['role'] == 'multi' and steps:
+        nearest = min(times for times, _ in steps)
+        seeds = [ppl for times, ppl in steps if times < nearest + 0.01]
         row['step_ppl'] = float(np.mean(seeds))
         row['gain'] = 1 - row['ppl'] / row['step_ppl']
 
 def token_efficiency(rows, mix_recipes=False):
-    """Add ADDED to every row -> the laws, and why there is none for some."""
+    """Add the columns ADDED to every row -> the laws, and why some are missing."""
     for row in rows:
         row.update(dict.fromkeys(ADDED[1:], math.nan), extrapolated='', remark='', unlike='')
     mark_step_matched(rows)
@@ -453,7 +455,7 @@ def token_efficiency(rows, mix_recipes=False):
     return laws, reasons
 
 def similarity_note(folder):
-    """What alignment has measured of a run's hidden states, in words."""
+    """A sentence about the hidden states of a run, from its alignment.json."""
     def words(found):
         pair = ' and '.join(found['languages'])
         if net := found['hidden_states'].get('net'):  # not of a single sequence
@@ -461,7 +463,7 @@ def similarity_note(folder):
     return read_measured(folder, 'alignment', words)
 
 def teff(args):
-    """token efficiency, by the law of monolingual runs"""
+    """token efficiency, from the scaling law of monolingual runs"""
     folders = run_folders(args.out_dirs)
     if bool(args.runs) == bool(folders):
         raise UserError('teff needs the folders of trained runs or --runs TABLE, not both')
@@ -469,7 +471,7 @@ def teff(args):
     rows += rows_of_csv(args.runs) if args.runs else []
     laws, reasons = token_efficiency(rows, args.mix_recipes)
     if unlike := next((row['unlike'] for row in rows if row['unlike']), ''):
-        raise UserError(f'{unlike}: a law is of runs that differ in tokens alone '
+        raise UserError(f'{unlike}: a law needs runs that differ only in tokens '
                         '(or --mix_recipes)')
     if not laws:
         raise UserError(reasons[0])
@@ -489,11 +491,11 @@ def teff(args):
         rows = [row for row in rows if row['role'] != 'mono' and row['teff'] > 0]
         figures.save(figures.teff(laws, rows), plot)
 
-MIX = {'mix_recipes': (False, 'one law for runs of any batch size, learning rate, warm-up and block')}
+MIX = {'mix_recipes': (False, 'one law for any batch size, learning rate, warm-up and block size')}
 teff.options = SCORING | MIX | {
     'runs': ('', f'a table of runs: {",".join(COLUMNS)}'),
-    'csv': ('', 'table to write'),
-    'plot': ('', '.png, .pdf or .svg to write; default: teff.png beside the folders')}
+    'csv': ('', 'write the table to this file'),
+    'plot': ('', 'figure to write: .png, .pdf or .svg; default: teff.png next to the folders')}
 
 # ---- mix: the best share of each language, and whether the runs can tell -----
 
@@ -508,19 +510,19 @@ def mixture_rows(args):
     kinds = {(str(row['cfg'].languages), row['vocabulary']) for row in multi}
     texts, corpora = set(map(law_of, rows)), {row['corpus'] for row in multi}
     if len(mixtures) < 3 or len(kinds) > 1 or len(texts) > len(corpora):
-        raise UserError('mix takes three mixtures or more of the same languages and vocabulary, '
-                        'and runs on their corpora: all of one model and test text')
+        raise UserError('mix needs at least three mixtures of the same languages and vocabulary, '
+                        'and runs on their corpora, all with one model and test text')
     languages = multi[0]['cfg'].languages
     for row in rows:
         reason, scored = '', sum(other['cfg'] is row['cfg'] for other in multi)
         if scored not in (0, len(languages)):
             reason = f'{row["run"]} lacks the PPL of a language'
         elif len(row['cfg'].schedule) > 1:
-            reason = f'the shares of {row["run"]} change'
+            reason = f'{row["run"]} changes its shares'
         elif not args.mix_recipes:
             reason = first_difference(row, rows[0])
         if reason:
-            raise UserError(f'{reason}: mix takes runs of one recipe (or --mix_recipes)')
+            raise UserError(f'{reason}: mix needs runs of one recipe (or --mix_recipes)')
     return rows, languages
 
 def share_laws(rows):
@@ -529,8 +531,8 @@ def share_laws(rows):
     mixture is left out.
 
     log PPL = top + slope * (own^-b - 1) / b. 'transfer' adds tau * others to own,
-    'cost' adds tau * the others' share to log PPL: either only if it errs a tenth
-    less."""
+    'cost' adds tau * the others' share to log PPL. Either is used only if it
+    lowers the error by a tenth."""
     from scipy.optimize import least_squares
     keys = 'tokens', 'others', 'ppl', 'experiment'
     own, others, ppl, mixture = (np.array([row[key] for row in rows]) for key in keys)
@@ -565,11 +567,11 @@ def mix(args):
     from scipy.stats import t
     rows, languages = mixture_rows(args)
     names, goal = [name for name, _ in languages], vars(args)['for']
-    with config.reading('--own', 'it is NAME=TOKENS, such as FR=5e7'):
+    with config.reading('--own', 'it must be NAME=TOKENS, such as FR=5e7'):
         own = dict(text.split('=') for text in args.own)
         own = {name: number(n, 1) for name, n in own.items()}
     if unknown := {goal, *own} - {'mean', *names}:
-        raise UserError(f'there is no language {min(unknown)!r}, but {", ".join(names)}')
+        raise UserError(f'no language {min(unknown)!r}; the runs have {", ".join(names)}')
     totals = sorted({row['tokens'] + row['others'] for row in rows if row['others']})
     tokens, laws, off = args.tokens or totals[-1], [], []
     random = np.random.default_rng(0)
@@ -586,7 +588,7 @@ def mix(args):
         off.append([error for row, error in zip(here, errors)
                     if row['others'] and row['language'] == name])
     if not len(shares):
-        raise UserError(f'no share that the runs span keeps to {args.max_epochs:g} epochs')
+        raise UserError(f'no share in the range of the runs keeps to {args.max_epochs:g} epochs')
 
     def log_ppl(left, total):  # (languages, S)
         return np.array([law[left](total * part, total * (1 - part))
@@ -625,10 +627,10 @@ def mix(args):
             print(f'run next: {words(share)} of {totals[total]:,} tokens')
 
 mix.options = SCORING | MIX | {
-    'tokens': (0.0, 'of the run to plan; 0: as many as the largest run'),
-    'own': ([], 'NAME=TOKENS, the length of a text, which --max_epochs caps'),
-    'for': ('mean', 'the language whose PPL counts; mean: the mean loss of all'),
-    'max_epochs': (4.0, 'of a text of --own')}
+    'tokens': (0.0, 'training tokens of the planned run; 0: those of the largest run'),
+    'own': ([], 'NAME=TOKENS, the length of a text, read at most --max_epochs times'),
+    'for': ('mean', 'the language to optimise; mean: the mean loss of all'),
+    'max_epochs': (4.0, 'over a text of --own, at most')}
 
 # ---- alignment and matching (paper, sections 4.2, 5.2, appendices C, F, G) ---
 
@@ -638,23 +640,23 @@ def load_pair(args):
     run = load_run(args.out_dir, args.device, args.dtype)
     pair = language_indices(run, args.languages or run.dataset.names[:2])
     if len(pair) != 2 or pair[0] == pair[1]:
-        raise UserError(f'{run.out_dir}: comparing takes two different languages')
+        raise UserError(f'{run.out_dir}: --languages must name two different languages')
     return run, pair, len({run.cfg.languages[i][1] for i in pair}) == 1
 
 def read_lines(path):
     """The lines of a text file, plain or packed. Only a line feed ends one:
     str.splitlines() also splits within Europarl's lines, and the two sides would
     no longer align."""
-    with opened(path) as f, config.reading(path, 'parallel text is UTF-8, a sentence a line'):
+    with opened(path) as f, config.reading(path, 'it must be UTF-8, one sentence per line'):
         return f.read().decode().replace('\r\n', '\n').removesuffix('\n').split('\n')
 
 def tokenizer_of(run, language):
     return load_tokenizer(run.dataset.path / run.dataset.corpus_of[language]['tokenizer'])
 
 def parallel_lines(run, pair, clones, files):
-    """Aligned text -> pairs of lines, the function that turns one into model ids,
-    int64 (n,) and (m,), and the two tokenizers. Clones need one file, two corpora
-    a file each."""
+    """Aligned text -> pairs of lines, the function that turns a pair into model
+    ids, int64 (n,) and (m,), and the two tokenizers. Clones need one file, two
+    corpora one each."""
     if len(files) < 2 - clones:
         raise UserError('two corpora need two aligned files, clones one: --parallel a.en a.fr')
     sides = [read_lines(files[0 if clones else i]) for i in (0, 1)]
@@ -773,8 +775,8 @@ def by_position(a, b):
     return (a[:, :n] * b[:, :n]).sum(-1).mean(1)
 
 def retrieval(a, b):
-    """For how many rows of a (n_layer, N, C) the same row of b is the nearest of
-    all by cosine: their share by layer, and by chance."""
+    """The share of rows of a (n_layer, N, C) whose nearest row of b by cosine is
+    the same row, by layer, and the share expected by chance."""
     share = []
     for x, y in zip(a, b):
         nearest = (x @ y.T).argmax(1).cpu().numpy()
@@ -787,10 +789,10 @@ def hidden_similarity(states, clones, most=4096):
     (n_layer, S, C) and (n_layer, T, C), scaled.
 
     Tokens correspond by 'position' (clones) or 'matching'. Their controls,
-    'control' and 'control_matching', are of unrelated text: a sequence and the
-    parallel of the next one. 'net' is 'position' of clones, else 'matching', minus
-    its control; a single sequence has none. Retrieval: sequences by their mean
-    state; of clones also up to `most` tokens."""
+    'control' and 'control_matching', compare unrelated text: a sequence with the
+    translation of the next one. 'net' is 'position' of clones, else 'matching', minus
+    its control; a single sequence has none. Retrieval is of sequences by their
+    mean state and, for clones, of up to `most` tokens."""
     sums, means, tokens, n = defaultdict(float), [], [], 0
     states = iter(states)
     first = this = next(states)
@@ -820,8 +822,8 @@ def hidden_similarity(states, clones, most=4096):
 
 def gradients(run, ids):
     """Gradient of the mean loss over model ids (S,), flat, by parameter name; the
-    fused query, key and value apart."""
-    run.model.zero_grad()  # lets go of the last gradients, so that these need no copy
+    fused query, key and value are split."""
+    run.model.zero_grad()  # frees the last gradients, so that these need no copy
     ids = on_device(run, ids)[None]
     with run.autocast():
         run.model(ids[:, :-1], ids[:, 1:]).backward()
@@ -835,8 +837,8 @@ def gradients(run, ids):
 def gradient_similarity(run, sequences):
     """Cosine between the gradients of parallel sequences, mean over these
     (appendix F): {'blocks': {parameter type: [by layer]}, 'others': {parameter:
-    cosine}, 'macro_average': of the blocks}. Without the keys' bias: softmax does
-    not see it, its gradient is rounding."""
+    cosine}, 'macro_average': of the blocks}. The keys' bias is left out: softmax
+    ignores it, so its gradient is rounding error."""
     sums, blocks, others = defaultdict(float), defaultdict(list), {}
     for pair in progress(sequences, 'gradients'):
         a, b = (gradients(run, ids) for ids in pair)
@@ -852,7 +854,7 @@ def gradient_similarity(run, sequences):
     return {'blocks': blocks, 'others': others, 'macro_average': mean}
 
 def alignment(args):
-    """how alike two languages are inside: embeddings, hidden states, gradients"""
+    """similarity of two languages: embeddings, hidden states, gradients"""
     run, pair, clones = load_pair(args)
     results = {'languages': [run.dataset.names[i] for i in pair]}
     if clones:
@@ -875,7 +877,7 @@ def alignment(args):
         results['hidden_states'], results['retrieval'] = hidden_similarity(states, clones)
         results['gradients'] = gradient_similarity(run, sequences)
     for _, layer, measure, value in flattened(results):
-        if not layer and 'blocks' not in measure:  # of layers, the mean
+        if not layer and 'blocks' not in measure:  # for layers, their mean
             print(f'{measure}: {value:.4g}')
     write_json(run.out_dir / 'alignment.json', results)
 
@@ -883,8 +885,8 @@ PAIR = {
     'out_dir': ('', 'folder of a trained run'),
     'languages': ([], 'two; default: the first two')}
 PARALLEL = {
-    'parallel': ([], 'a file a language, a sentence a line; also .gz, .xz, .zst')}
-alignment.options = PAIR | PARALLEL | {'sequences': (500, 'parallel sequences, at most')}
+    'parallel': ([], 'one file per language, one sentence per line; also .gz, .xz, .zst')}
+alignment.options = PAIR | PARALLEL | {'sequences': (500, 'most parallel sequences to compare')}
 
 def matching(args):
     """the matched tokens of two parallel lines, and their picture (figure 14)"""
@@ -929,9 +931,9 @@ GLUE = {  # task -> columns of its texts and of its label, classes, its own metr
 def read_task(path, task):
     """The examples of a task's .tsv file, [(texts, class)]."""
     texts, label, classes, _ = GLUE[task]
-    with config.reading(path, f'it must hold {task} as GLUE has it, tab-separated'):
+    with config.reading(path, f'it must hold {task} in the format of GLUE, tab-separated'):
         lines = path.read_text('utf-8-sig').replace('\r\n', '\n').split('\n')
-        # without quotes; CoLA's without a header
+        # no quoting; CoLA has no header
         rows = [line.split('\t') for line in lines]
         columns = 'source label star sentence'.split() if task == 'cola' else rows.pop(0)
         rows = [dict(zip(columns, row)) for row in rows if len(row) == len(columns)]
@@ -941,8 +943,8 @@ def read_task(path, task):
 
 def encode_examples(run, language, examples, longest):
     """Examples [(texts, class)] -> base ids [(n,)], by length, and classes (N,).
-    The end-of-document token ends every text; of more than `longest` tokens the
-    longer text loses its end."""
+    Every text ends with the end-of-document token; an example of more than
+    `longest` tokens loses the end of its longer text."""
     tokenizer, encoded = tokenizer_of(run, language), []
     for texts, label in examples:
         first, *rest = (tokenizer.encode(text) for text in texts)
@@ -984,7 +986,7 @@ def task_metrics(predicted, true, metric):
     return scores
 
 def shuffled_batches(lengths, batch_size, seed):
-    """The batches of an epoch, index arrays: texts of similar length, to pad little."""
+    """Batches of an epoch, index arrays: texts of similar length need little padding."""
     rng = np.random.default_rng(seed)
     order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
     batches = np.split(order, range(batch_size, len(order), batch_size))
@@ -1081,20 +1083,20 @@ def glue(args):
 glue.options = PAIR | {
     'data': ('', 'folder with SST-2/train.tsv, SST-2/dev.tsv, ...'),
     'tasks': ('', f'of {",".join(GLUE)}; default: those in the folder'),
-    'learning_rate': (5e-5, 'at the start'),
-    'batch_size': (64, 'examples a step'),
-    'max_tokens': (128, 'tokens an example, at most'),
-    'epochs': (10, 'at most'),
+    'learning_rate': (5e-5, 'initial'),
+    'batch_size': (64, 'examples per step'),
+    'max_tokens': (128, 'per example'),
+    'epochs': (10, 'maximum'),
     'patience': (10, 'evaluations without improvement before it stops'),
     'eval_every': (200, 'steps between evaluations; every epoch ends with one'),
-    'seed': (0, 'of the head and the order of examples'),
+    'seed': (0, 'for the head and the order of examples'),
     'dtype': ('auto', 'float32, bfloat16; auto: bfloat16 on cuda')}
 
-# ---- export: a run as a GPT-2 of Hugging Face's transformers -----------------
+# ---- export: a run as a Hugging Face GPT-2 -----------------------------------
 
 def export(args):
-    """a run in one of its languages, as a GPT-2 of Hugging Face's transformers"""
-    huggingface.packages()  # a missing one is said before the checkpoint is read
+    """write a run in one of its languages as a GPT-2 for transformers"""
+    huggingface.packages()  # report a missing one first
     run = load_run(args.out_dir, 'cpu')
     language, = language_indices(run, [args.language or run.dataset.names[0]])
     name, cfg = run.dataset.names[language], run.cfg
@@ -1114,7 +1116,7 @@ def export(args):
 export.options = {'out_dir': PAIR['out_dir'], 'language': ('', 'default: the first'),
                   'to': ('', 'folder to write; default: OUT_DIR/hf_LANGUAGE')}
 
-# ---- report: one long table, the paper's figures beside -> tables and figures -
+# ---- report: one long table, with the paper's figures -> tables and figures --
 
 def schedule_name(schedule):
     """[(0.0, (.9, .1)), (0.5, (.1, .9))] -> '90/10 then 10/90 from 50%'."""
@@ -1143,7 +1145,7 @@ def columns_of(cfg, all_data=None):
         tags.add('even')
     if 0.99 < data < 1.01:
         tags.add('whole')
-    free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # its seeds share the rest
+    free = config.FREE - {'dtype'} | {'seed', 'dataset'}  # what the seeds of an experiment share
     settings = [(key, value) for key, value in sorted(vars(cfg).items())
                 if key not in free]
     return {
@@ -1156,8 +1158,8 @@ def columns_of(cfg, all_data=None):
 
 def flattened(content, names=(), path=(), layer=0):
     """Nested JSON -> (language, layer, measure, value) for every number. The
-    measure is its place in the file; lists are by layer, their mean beside; bins
-    by power of ten."""
+    measure is its path in the file; lists are by layer, with their mean; bins by
+    power of ten."""
     if isinstance(content, dict) and 'below' in content:
         # from 0, 1, 10, ... -> 1, 2, 3, ...
         power = len(str(int(number(content['from'], 0)))) if content['from'] else 0
@@ -1183,7 +1185,7 @@ def matched(found):
     return [str(name) for name in found['languages']], (first, second), pairs
 
 def read_run(out_dir, args, finished=True):
-    """A run: its settings, its rows of teff, and all else measured on it."""
+    """A run: its settings, its rows of teff, and everything else measured on it."""
     cfg = settings_of(out_dir)
     names, found = [name for name, _ in cfg.languages], []
     for name in ('alignment', 'glue'):
@@ -1196,7 +1198,7 @@ def read_run(out_dir, args, finished=True):
         tags=columns_of(cfg)['tags'])
 
 def measurements(run, all_data, paper):
-    """The rows of a run in the long table, a number each."""
+    """The rows of a run in the long table, one per number."""
     columns = columns_of(run.cfg, all_data)
     rows = {row['language']: row for row in run.rows}
     found = [(name, 0, key, row.get(key, math.nan)) for name, row in rows.items()
@@ -1204,7 +1206,7 @@ def measurements(run, all_data, paper):
     for name, layer, measure, value in found + run.found:
         n = layer or (run.names.index(name) if name else 0) + 1
         where, printed = tables.paper_value(paper, columns, measure, n)
-        # what has no language counts as the last one's
+        # a measure without a language counts as the last one's
         row = rows.get(name or run.names[-1], {})
         if value == value:
             yield columns | {
@@ -1215,8 +1217,8 @@ def measurements(run, all_data, paper):
                 'parameters': row.get('parameters')}
 
 def gather(out_dirs, args):
-    """The long table of these runs (rows), over seeds (grouped), of kept
-    checkpoints (steps); the runs, their laws, and notes."""
+    """The long table of these runs (rows), the same over seeds (grouped) and of
+    kept checkpoints (steps); the runs, their laws, and notes."""
     found = SimpleNamespace(notes=[])
 
     def read(folders, finished=True):
@@ -1229,7 +1231,7 @@ def gather(out_dirs, args):
     found.runs = list(read(out_dirs))
     if not found.runs:
         raise UserError('none of these folders is a run with results: '
-                        'report takes runs, or --plan')
+                        'report needs runs, or --plan')
     rows = [row for run in found.runs for row in run.rows]
     found.laws, reasons = token_efficiency(rows, args.mix_recipes)
     totals = {total_tokens(run.cfg) for run in found.runs if len(run.cfg.languages) > 1}
@@ -1237,11 +1239,11 @@ def gather(out_dirs, args):
     all_data = args.tokens or (totals[-1] if totals[-1] < 1.01 * totals[0] else None)
     found.notes += [*map(str, found.laws.values()), *reasons]
     if all_data:
-        found.notes.append(f'all data are {all_data:,.0f} training tokens; in the paper 1.2B')
+        found.notes.append(f'all data: {all_data:,.0f} training tokens (the paper: 1.2B)')
     else:
         found.notes.append(
-            f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: until '
-            '--tokens says which of these are all data, nothing stands beside the paper')
+            f'multilingual runs read {" or ".join(f"{n:,}" for n in totals)} tokens: '
+            '--tokens must say which counts as all data for a comparison with the paper')
     paper = tables.paper_values()
     found.rows = [row for run in found.runs
                   for row in measurements(run, all_data, paper)]
@@ -1257,7 +1259,7 @@ def gather(out_dirs, args):
     return found
 
 def report(args):
-    """tables and every figure that a set of runs allows, beside the paper's"""
+    """tables and figures of a set of runs, next to the paper's"""
     if args.plan:
         commands = runs.commands(args.plan, args.options)
         if args.jobs:
@@ -1289,13 +1291,13 @@ def report(args):
 report.options = SCORING | MIX | {
     'out': ('report', 'folder to write'),
     'plan': ('', 'print the commands of missing runs: table1, fig09'),
-    'jobs': (0, 'run the plan, so many commands at a time; 0: only print them'),
-    'options': ('', 'of a plan: settings for all runs'),
-    'tokens': (0.0, 'that count as all data; 1.2B in the paper')}
+    'jobs': (0, 'run the plan, this many commands at a time; 0: only print them'),
+    'options': ('', 'settings for all runs of a plan'),
+    'tokens': (0.0, 'that count as all data; the paper: 1.2B')}
 
 # ---- command line ------------------------------------------------------------
 
-DEVICE = {'device': ('auto', 'cuda, mps, cpu; auto: the first of these that is there'),
+DEVICE = {'device': ('auto', 'cuda, mps, cpu; auto: the first that is available'),
           'dtype': ('float32', 'float32, bfloat16; auto: bfloat16 on cuda')}
 
 def main(argv=None):
@@ -1318,7 +1320,7 @@ def main(argv=None):
         if type(value) in (int, float) and not lowest <= value < math.inf:
             raise UserError(f'--{key} must be at least {lowest}, not {value}')
     if vars(args).get('plot') and Path(args.plot).suffix not in ('.png', '.pdf', '.svg'):
-        raise UserError(f'--plot {args.plot}: a figure is a .png, .pdf or .svg')
+        raise UserError(f'--plot {args.plot}: a figure must be .png, .pdf or .svg')
     args.function(args)
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """
 Text in, token ids and languages out: corpora -> data/<dataset>/
 
-    python data_prep.py config/cloned_90_10.py            # what a config names
+    python data_prep.py config/cloned_90_10.py            # the dataset of a config
     python data_prep.py --vocab_size=512 --dataset=small  # the novels in corpora/
     python data_prep.py --corpora="{'en': 'web/*.jsonl.zst:content'}"
 
@@ -127,8 +127,8 @@ def write_meta(folder, meta):
     return meta
 
 def read_meta(folder, remedy, verify='*'):
-    """meta.json of a folder whose files are unchanged: by their sizes and, of those that `verify`
-    names ('*': all), by their checksums."""
+    """meta.json of a folder, if its files are unchanged: all by size, those in `verify` ('*': all)
+    by checksum."""
     meta = config.read_json(folder / 'meta.json', remedy) or {}
     with reading(folder, remedy):
         if (version := meta.get('format_version')) != FORMAT_VERSION:
@@ -154,7 +154,7 @@ def open_zstd(path, mode):
 OPEN = {'': open, '.gz': gzip.open, '.xz': lzma.open, '.zst': open_zstd}
 
 def suffixes(path):
-    """What a file is, and how it is packed: ('.jsonl', '.gz')."""
+    """The kind of a file and its compression: ('.jsonl', '.gz')."""
     stem, suffix = os.path.splitext(str(path).replace('.tgz', '.tar.gz'))
     return (os.path.splitext(stem)[1], suffix) if suffix in OPEN else (suffix, '')
 
@@ -229,7 +229,7 @@ def file_documents(paths, field):
             yield from documents_in(stream, str(path), field)
 
 # European Literary Text Collection: language -> release, checksum of its novels.
-# This is ELTeC 1.1.0 of April 2021, and Italian; later commits have other texts.
+# These are ELTeC 1.1.0 (April 2021) and Italian; the texts have changed since.
 ELTEC = {
     'cze': 'v1.0.0 c03fae9e', 'deu': 'v1.0.0 96f9b738', 'eng': 'v1.0.1 72cacd2e',
     'fra': 'v1.0.1 6e6c509b', 'hun': 'v2.0.0 01016c1a', 'ita': 'v0.3.0 0f6fb498',
@@ -238,7 +238,7 @@ ELTEC = {
     'srp': 'v0.9.0 c53099cb', 'swe': 'v0.7.1 8f58b31b', 'ukr': 'v0.5.0 620e7dd3'}
 
 def eltec_documents(source):
-    """One document per novel of a language's release, downloaded if it is not here yet."""
+    """One document per novel of a language's release, downloaded on first use."""
     language = source.removeprefix('eltec:')
     if language not in ELTEC:
         raise UserError(f'corpus source {source!r}: ELTeC has {", ".join(ELTEC)}')
@@ -272,7 +272,7 @@ def tei_text(xml, name):
     return '\n'.join(filter(None, lines))
 
 def hub_store(source):
-    """Where a hub data set's rows are kept; its name, field, subset, split, commit."""
+    """Where the rows of a hub data set are cached; its name, field, subset, split, commit."""
     parts = source.removeprefix('hf:').split(':')
     if not parts[0] or len(parts) > 4:
         raise UserError(f'corpus source {source!r}: must be {HUB}')
@@ -290,7 +290,7 @@ def hub_store(source):
     return store, name, field or 'text', subset or None, split or 'train', commit
 
 def hub_documents(source):
-    """One document per row. Rows are kept: the next pass starts where they end."""
+    """One document per row. Rows are cached: the next pass goes on where they end."""
     store, name, field, subset, split, commit = hub_store(source)
     shards = sorted(store.glob('*.jsonl.gz'))
     yield from file_documents(shards, field)
@@ -326,7 +326,7 @@ def documents_of(source, min_chars=1, dropped=None):
             dropped.append(len(text))
 
 def cleaned(text):
-    """Single blanks, none at the ends of lines, and at most one empty line."""
+    """Normalise white space: single blanks, none at line ends, at most one empty line in a row."""
     text = re.sub(r'[^\S\n ][^\S\n]*| [^\S\n]+', ' ', text.removeprefix('\ufeff'))
     text = re.sub(r' ?\n ?', '\n', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip()
@@ -524,12 +524,12 @@ def check_languages(cfg):
     starts = [start for start, _ in stages] + [1.0]
     rules = {
         'languages must have different names': len(set(names)) == len(names),
-        'languages must be 256 at most': len(names) <= 256,  # their IDs are stored in 8 bits
-        'languages must be of every corpus and no others': set(corpora) == set(cfg.corpora),
+        'languages must number at most 256': len(names) <= 256,  # their IDs are stored in 8 bits
+        'languages must cover every corpus and no others': set(corpora) == set(cfg.corpora),
         'corpora must have plain names': all(re.fullmatch(r'[\w-]+', name) for name in corpora),
         'corpora must have strings as sources': {str} == set(map(type, cfg.corpora.values())),
         'schedule must rise from 0.0 to below 1': starts[0] == 0 and np.all(np.diff(starts) > 0),
-        f'schedule must have {len(names)} probabilities a stage that sum to 1': all(
+        f'schedule must have {len(names)} probabilities per stage that sum to 1': all(
             len(ps) == len(names) and min(ps) >= 0 and abs(sum(ps) - 1) < 1e-6 for _, ps in stages),
         'dataset must be a plain name': re.fullmatch(r'[\w-][\w.-]*', cfg.dataset),
         "vocab must be 'disjoint' or 'anchored'": cfg.vocab in ('disjoint', 'anchored'),
@@ -584,7 +584,7 @@ def language_ids(cfg, sequences):
 # ---- dataset -----------------------------------------------------------------
 
 def data_settings(cfg):
-    """What a dataset depends on, as JSON. Of the schedule, the marginals."""
+    """The settings that a dataset depends on, as JSON; of the schedule, its marginals."""
     keys = ('corpora', 'languages', 'tokenizer', 'vocab_size', 'vocab', 'anchor_frac',
             'block_size', 'test_frac', 'min_chars', 'max_tokens', 'data_seed')
     settings = {key: getattr(cfg, key) for key in keys}
@@ -592,7 +592,7 @@ def data_settings(cfg):
     return json.loads(json.dumps(settings))
 
 def data_checksum(meta):
-    """Equal on every machine: without the tokenizers, whose files name SentencePiece's version."""
+    """Equal on every machine: tokenizer files, which name SentencePiece's version, are left out."""
     names = ('train.bin', 'test.bin', 'train_lang.bin', 'vocab_map.npy')
     return 'sha256 ' + hash_of([meta['files'][name] for name in names])
 

@@ -8,9 +8,9 @@ Train a model on one or several languages, in the proportions of a schedule.
         --master_addr=HOST --master_port=1234 train.py config/cloned_90_10.py   # shared data/, out/
 
 A missing dataset is prepared first. The same command continues an interrupted run from its last
-checkpoint, and says of a finished one that it is finished. In out_dir:
+checkpoint, and leaves a finished one alone. In out_dir:
 config.json         settings
-ckpt.pt             model, optimiser, step, sequences read per language; ckpt_previous.pt: before
+ckpt.pt             model, optimiser, step, sequences read per language; ckpt_previous.pt: before it
 step_001000/, ...   with --keep_checkpoints: every checkpoint, as a folder that analyze.py takes
 log.jsonl           losses, tokens seen: the same command writes the same bytes
 speed.jsonl         tokens per second
@@ -124,8 +124,8 @@ def save_checkpoint(out_dir, keep, **checkpoint):
         write_aside(out_dir / 'ckpt.pt', write, out_dir / 'ckpt_previous.pt')
     except (OSError, RuntimeError) as e:  # torch's writer raises the latter
         why = getattr(e, 'strerror', None) or 'is the disk full?'
-        raise UserError(f'step {checkpoint["step"]:,} is not saved in {out_dir} ({why}), the last '
-                        'checkpoint is: make room, then run the same command again') from None
+        raise UserError(f'step {checkpoint["step"]:,} could not be saved in {out_dir} ({why}); the last '
+                        'checkpoint is intact: make room, then run the same command again') from None
 
 def check_out_dir(cfg):
     """The checkpoint of this very run in out_dir; None for a new one. Another run is refused."""

@@ -8,7 +8,7 @@ import numpy as np
 from data_prep import write_aside
 
 COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # the Okabe-Ito palette
-LABELS = {'mlpe': 'alone, by the law'}  # a measure in a legend
+LABELS = {'mlpe': 'alone (law)', 'step_ppl': 'alone (step-matched)'}  # measures in a legend
 
 def subplots(rows, columns, width, height, **more):
     """A figure of so many inches, which needs no display, and its axes (rows, columns)."""
@@ -86,7 +86,7 @@ def chosen(found, figure):
 
 def plot_lines(axes, rows, figure, measures, among):
     """Measures of rows by the figure's x: a line for each value of its hue (colour), of its style
-    (marker) and measure (dotted but for the first), bars over seeds. A hue has one colour in all
+    (marker) and measure (solid, dotted, dashed), bars over seeds. A hue has one colour in all
     panels (among: the rows of all)."""
     x, hue, style = figure['x'], figure['hue'], figure['style']
     hues, styles = (sorted({row[column] for row in among}) for column in (hue, style))
@@ -98,12 +98,12 @@ def plot_lines(axes, rows, figure, measures, among):
     for (i, colour, marker), line in sorted(groups.items()):
         if len(line) == 1 and not categories:
             continue
-        dotted = i > 0 and hue != 'measure'
+        kind = 0 if hue == 'measure' else i
         measure = LABELS.get(measures[i], measures[i])
-        label = [colour] + [marker] * (len(styles) > 1) + [measure] * dotted
+        label = [colour] + [marker] * (len(styles) > 1) + [measure] * (kind > 0)
         look = {'color': COLOURS[hues.index(colour) % len(COLOURS)],
                 'marker': 'osD^v'[styles.index(marker) % 5],
-                'ls': '' if categories else ':' if dotted else '-'}
+                'ls': '' if categories else ('-', ':', '--')[kind % 3]}
         at = [names.index(row[x]) if categories else row[x] for row in line]
         axes.plot(at, [row['value'] for row in line], label=', '.join(label), **look)
         axes.vlines(at, [row['lowest'] for row in line], [row['highest'] for row in line],

@@ -80,8 +80,8 @@ def more_runs(runs, documents):
     ('ppl out/cloned --languages FR', "no language 'FR'; it has EN1, EN2"),
     ('ppl more/word2vec', 'has no perplexity'),
     ('teff', 'needs the folders'), ('teff out/cloned --runs=x.csv', 'not both'),
-    ('teff out/mono_20', 'at least three'), ('teff --plot=x.doc', 'a figure is a .png'),
-    ('teff --plot=png', 'a figure is a .png'),
+    ('teff out/mono_20', 'at least three'), ('teff --plot=x.doc', 'a figure must be .png'),
+    ('teff --plot=png', 'a figure must be .png'),
     ('teff out/mono_20 more/unfinished', 'is at step 3 of 40'),
     ('report upper', 'none of these folders is a run'),
     ('alignment out/mono_20', 'two different languages'),
@@ -307,11 +307,13 @@ def test_a_step_matched_run_stands_beside_teff_and_out_of_the_law():
     rows = monos(100_000, 400_000, 700_000, 1_000_000)
     steps = [row('mono', 120_000, ppl, batch_size=10, max_iters=steps)
              for ppl, steps in ((48, 125), (52, 125), (99, 60))]
-    rare, even = (row('multi', n, 40.0, 1_000_000 - n, max_iters=125) for n in (100_000, 500_000))
-    law, = token_efficiency([*rows, *steps, rare, even])[0].values()
+    rare, more, even = (row('multi', n, 40.0, 1_000_000 - n, max_iters=125)
+                        for n in (100_000, 140_000, 500_000))
+    law, = token_efficiency([*rows, *steps, rare, more, even])[0].values()
     assert law.n == 4 and [step['role'] for step in steps] == ['step', 'step', 'mono']
     assert (rare['step_ppl'], rare['gain']) == approx((50, 0.2))
-    assert math.isnan(even['gain'])  # it needs a step-matched run of its own
+    assert math.isnan(more['gain'])  # fewer tokens would be no baseline
+    assert math.isnan(even['gain'])
 
 @pytest.mark.parametrize('lines, says', [
     ('', 'all rows'), ('r,m,c,l,many,2,mono', 'could not convert'), ('\xff', 'cannot be read'),
@@ -739,7 +741,7 @@ def test_report_says_what_it_leaves_out_and_what_to_run(report, tmp_path):
     text = report(*folders)
     for says in (f'{empty} is not a run', f'{untrained} has no checkpoint yet',
                  f'{damaged}/results.json cannot be read', f'analyze.py ppl {damaged} writes it',
-                 'monolingual runs of gpt-2x32 on en: a law takes at least three amounts',
+                 'monolingual runs of gpt-2x32 on en: a law needs at least three token counts',
                  '# Language imbalance: 1 runs'):
         assert says in text
     plans = set(re.findall(r'`python analyze.py report --plan (\w+)`', text))
