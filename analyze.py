@@ -3,7 +3,7 @@ Measure trained runs.
 
     python analyze.py ppl OUT_DIR...                          # perplexity
     python analyze.py teff OUT_DIR...                         # token efficiency, and its figure
-    python analyze.py teff --runs runs.csv --csv out.csv      # the same from a table of runs
+    python analyze.py teff --runs ppl.csv --csv out.csv       # the same from a table of PPLs
     python analyze.py mix OUT_DIR... --tokens 1e9             # the best share of each language
     python analyze.py alignment OUT_DIR                       # embeddings, hidden states, gradients
     python analyze.py alignment OUT_DIR --parallel a.en a.fr  # two corpora need aligned lines
@@ -38,11 +38,11 @@ from config import UserError, figures, huggingface, runs, tables
 from data_prep import (
     Dataset,
     Sampler,
+    atomic_write,
     check_languages,
     load_tokenizer,
     marginals,
     opened,
-    write_aside,
 )
 from model import linear_cross_entropy
 
@@ -120,7 +120,7 @@ def read_measured(out_dir, name, convert):
         return None if content is None else convert(content)
 
 def write_text(path, text):
-    write_aside(Path(path), lambda aside: aside.write_text(text, 'utf-8', newline=''))
+    atomic_write(Path(path), lambda aside: aside.write_text(text, 'utf-8', newline=''))
     print(f'written: {path}', flush=True)
 
 def write_json(path, content):
@@ -265,7 +265,7 @@ class ScalingLaw:
         return -math.log(rest) / b if rest > 0 else math.copysign(math.inf, b)
 
     def ppl(self, tokens):
-        """MLPE: the PPL of a monolingual model trained on so many tokens."""
+        """MLPE: the PPL of a monolingual model trained on these tokens."""
         inverse = self.inverse_ppl(np.log(np.asarray(tokens) / self.unit), self.v)
         return 1 / np.where(inverse > 0, inverse, np.nan)  # undefined for very few tokens
 
@@ -323,7 +323,7 @@ def rows_of_run(out_dir, args, finished=True):
     def convert(results):
         if finished and (step := results['step']) < cfg.max_iters:
             raise UserError(f'{out_dir} is at step {step} of {cfg.max_iters}, but TEff needs '
-                            'finished runs: train.py with its config continues it')
+                            'finished runs: resume it with train.py')
         seen = {name: int(number(n, 0)) for name, n in results['tokens_seen'].items()}
         for name, corpus in cfg.languages:
             if not seen[name] or not (found := results['languages'].get(name)):
@@ -410,7 +410,7 @@ def add_efficiency(row, law):
         row['mlpe'] = float(law.ppl(tokens))
     if mlte == math.inf:
         row['extrapolated'] = 'beyond'
-        row['remark'] = f'beyond the law, which ends at {1 / law.c:.4g}'
+        row['remark'] = f'below the limit of the law, {1 / law.c:.4g}'
         return
     teff = mlte / tokens
     row |= {'mlte': mlte, 'teff': teff, 'extrapolated': 'no'}
@@ -421,15 +421,15 @@ def add_efficiency(row, law):
         row |= {'extrapolated': 'yes', 'remark': 'extrapolated'}
 
 def add_step_matched(row, rows):
-    """Add step_ppl, the PPL of step-matched runs on as many tokens or a few more,
-    and gain, the relative reduction from it."""
+    """Add step_ppl, the PPL of step-matched runs on about as many tokens or up to
+    half more, and gain, the relative reduction from it."""
     steps = [(step['tokens'] / row['tokens'], step['ppl']) for step in rows
              if step['role'] == 'step' and law_of(step) == law_of(row)
              and ('cfg' not in row or step['cfg'].max_iters == row['cfg'].max_iters)]
     steps = [(times, ppl) for times, ppl in steps if 0.9 < times < 1.5]
     if row['role'] == 'multi' and steps:
-        nearest = min(times for times, _ in steps)
-        seeds = [ppl for times, ppl in steps if times < nearest + 0.01]
+        nearest = min((times for times, _ in steps), key=lambda times: abs(times - 1))
+        seeds = [ppl for times, ppl in steps if abs(times - nearest) < 0.01]
         row['step_ppl'] = float(np.mean(seeds))
         row['gain'] = 1 - row['ppl'] / row['step_ppl']
 
@@ -449,7 +449,7 @@ def token_efficiency(rows, mix_recipes=False):
         if (epochs := row.get('epochs', 0)) > 1:
             remarks.append(f'text read {epochs:.2f} times')
         row['remark'] = '; '.join(filter(None, remarks))
-    worst = max((row.get('ppl_uncertainty', 0) for row in rows), default=0)
+    worst = max((u for row in rows if (u := row.get('ppl_uncertainty', 0)) > 0), default=0)
     if worst > 0.01:
         reasons.append(f'PPL is uncertain by up to {worst:.1%} (95%) on so few scored tokens')
     return laws, reasons
@@ -559,7 +559,7 @@ def share_laws(rows):
     _, term, laws, off = best
     errs = ', '.join(f'{error:.1%} ({term})' for error, term, *_ in found)
     print(f'{rows[0]["corpus"]}: law of {term}, tau {laws[""].args[0][3]:.3f}; '
-          f'left-out mixtures are off by {errs}')
+          f'held-out mixtures are off by {errs}')
     return laws, off
 
 def mix(args):
@@ -628,9 +628,9 @@ def mix(args):
 
 mix.options = SCORING | MIX | {
     'tokens': (0.0, 'training tokens of the planned run; 0: those of the largest run'),
-    'own': ([], 'NAME=TOKENS, the length of a text, read at most --max_epochs times'),
+    'own': ([], 'NAME=TOKENS available, read at most --max_epochs times'),
     'for': ('mean', 'the language to optimise; mean: the mean loss of all'),
-    'max_epochs': (4.0, 'over a text of --own, at most')}
+    'max_epochs': (4.0, 'most epochs over the tokens of --own')}
 
 # ---- alignment and matching (paper, sections 4.2, 5.2, appendices C, F, G) ---
 
@@ -644,7 +644,7 @@ def load_pair(args):
     return run, pair, len({run.cfg.languages[i][1] for i in pair}) == 1
 
 def read_lines(path):
-    """The lines of a text file, plain or packed. Only a line feed ends one:
+    """The lines of a text file, or a compressed one. Only a line feed ends a line:
     str.splitlines() also splits within Europarl's lines, and the two sides would
     no longer align."""
     with opened(path) as f, config.reading(path, 'it must be UTF-8, one sentence per line'):
@@ -868,7 +868,7 @@ def alignment(args):
     if run.cfg.model == 'gpt':
         sequences = parallel_sequences(run, pair, clones, args.parallel, args.sequences)
         if not sequences:
-            raise UserError(f'the text has no parallel sequence of {run.cfg.block_size} tokens')
+            raise UserError('the lines are too few or too long for a parallel sequence')
         results['sequences'] = n = len(sequences)
         if n < args.sequences:
             print(f'note: the text has {n} parallel sequences, not {args.sequences}')
@@ -886,7 +886,7 @@ PAIR = {
     'languages': ([], 'two; default: the first two')}
 PARALLEL = {
     'parallel': ([], 'one file per language, one sentence per line; also .gz, .xz, .zst')}
-alignment.options = PAIR | PARALLEL | {'sequences': (500, 'most parallel sequences to compare')}
+alignment.options = PAIR | PARALLEL | {'sequences': (500, 'parallel sequences, at most')}
 
 def matching(args):
     """the matched tokens of two parallel lines, and their picture (figure 14)"""
@@ -1043,7 +1043,7 @@ def glue(args):
     there = [task for task in GLUE if task in folders]
     tasks = args.tasks.split(',') if args.tasks else there
     if not tasks or set(tasks) - set(there):
-        raise UserError(f'{args.data} has no folder {args.tasks}; '
+        raise UserError(f'--data {args.data} has no folder {args.tasks or "of a task"}; '
                         f'the tasks are {", ".join(GLUE)}')
     files = {'mnli': ['train', 'dev_matched', 'dev_mismatched']}
     examples = {task: [read_task(folders[task] / f'{name}.tsv', task)
@@ -1116,7 +1116,7 @@ def export(args):
 export.options = {'out_dir': PAIR['out_dir'], 'language': ('', 'default: the first'),
                   'to': ('', 'folder to write; default: OUT_DIR/hf_LANGUAGE')}
 
-# ---- report: one long table, with the paper's figures -> tables and figures --
+# ---- report: one long table, with the paper's values -> tables and figures ---
 
 def schedule_name(schedule):
     """[(0.0, (.9, .1)), (0.5, (.1, .9))] -> '90/10 then 10/90 from 50%'."""
@@ -1293,7 +1293,7 @@ report.options = SCORING | MIX | {
     'plan': ('', 'print the commands of missing runs: table1, fig09'),
     'jobs': (0, 'run the plan, this many commands at a time; 0: only print them'),
     'options': ('', 'settings for all runs of a plan'),
-    'tokens': (0.0, 'that count as all data; the paper: 1.2B')}
+    'tokens': (0.0, 'tokens regarded as all data; the paper: 1.2B')}
 
 # ---- command line ------------------------------------------------------------
 

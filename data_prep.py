@@ -58,19 +58,19 @@ HUB_TEST_DOCUMENTS = 1000  # the test text is drawn from these, however far trai
 # ---- files: complete or absent, even after a kill or on a full disk ----------
 
 @contextlib.contextmanager
-def locked(path, taken, refused=''):
-    """Hold the lock file `path`. If another process does, say what is taken, and by whom; then
-    wait, or give up if `refused` says what to do instead."""
+def locked(path, busy, remedy=''):
+    """Hold the lock file `path`. If another process does, say what is busy, and by whom; then
+    wait, or give up if there is a remedy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)  # the kernel's: a killed process releases it
     try:
         lock.acquire(blocking=False)
     except Timeout:
         with contextlib.suppress(OSError):
-            taken += f' by {path.read_text()[:100] or "another process"}'
-        if refused:
-            raise UserError(f'{taken}: {refused}') from None
-        print(f'{taken}: waiting', flush=True)
+            busy += f' by {path.read_text()[:100] or "another process"}'
+        if remedy:
+            raise UserError(f'{busy}: {remedy}') from None
+        print(f'{busy}: waiting', flush=True)
         lock.acquire()
     try:
         path.write_text(f'process {os.getpid()} on {os.uname().nodename}')
@@ -79,7 +79,7 @@ def locked(path, taken, refused=''):
         path.unlink(missing_ok=True)  # while held: filelock notices
         lock.release()
 
-def write_aside(path, write, previous=None):
+def atomic_write(path, write, previous=None):
     """write(temporary path), rename it to path, and the file before to `previous`."""
     aside = path.with_name(path.name + '.partial')
     with locked(path.with_name(path.name + '.lock'), f'{path} is being written'):
@@ -94,7 +94,7 @@ def write_aside(path, write, previous=None):
             aside.unlink(missing_ok=True)
 
 @contextlib.contextmanager
-def making(path, overwrite=False, partial=PARTIAL):
+def building(path, overwrite=False, partial=PARTIAL):
     """Yields a new folder that will be moved to `path`, or None if `path` exists."""
     aside = partial / path.name
     with locked(partial / f'{path.name}.lock', f'{path} is being made'):
@@ -115,14 +115,14 @@ def checksum(path):
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
-def hash_of(value):
+def short_hash(value):
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 def write_meta(folder, meta):
     """Write meta.json, with checksums of all files and of itself."""
     files = {f.name: [f.stat().st_size, checksum(f)] for f in sorted(folder.iterdir())}
     meta = {'format_version': FORMAT_VERSION, **meta, 'files': files}
-    meta['checksum'] = hash_of(meta)
+    meta['checksum'] = short_hash(meta)
     (folder / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n')
     return meta
 
@@ -133,7 +133,7 @@ def read_meta(folder, remedy, verify='*'):
     with reading(folder, remedy):
         if (version := meta.get('format_version')) != FORMAT_VERSION:
             raise ValueError(f'its format is {version}, not {FORMAT_VERSION}')
-        if meta.pop('checksum') != hash_of(meta):
+        if meta.pop('checksum') != short_hash(meta):
             raise ValueError('meta.json has changed since it was written')
         for name, (size, sha256) in meta['files'].items():
             path, check = folder / name, verify == '*' or name in verify
@@ -141,7 +141,7 @@ def read_meta(folder, remedy, verify='*'):
                 raise ValueError(f'{name} has changed since it was written')
     return meta
 
-def needed(package, user, install=''):
+def require(package, user, install=''):
     try:
         return importlib.import_module(package)
     except ImportError:
@@ -149,7 +149,7 @@ def needed(package, user, install=''):
 
 def open_zstd(path, mode):
     package = 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'
-    return needed(package, path).open(path, mode)
+    return require(package, path).open(path, mode)
 
 OPEN = {'': open, '.gz': gzip.open, '.xz': lzma.open, '.zst': open_zstd}
 
@@ -160,7 +160,7 @@ def suffixes(path):
 
 @contextlib.contextmanager
 def opened(path):
-    """The bytes of a file, unpacked, as a stream."""
+    """The bytes of a file, decompressed, as a stream."""
     unpack = OPEN[suffixes(path)[1]]
     with reading(path, 'it must be complete, and text in UTF-8'), unpack(path, 'rb') as stream:
         yield stream
@@ -208,7 +208,7 @@ def documents_in(stream, name, field):
                     record = json.loads(line)
                 yield text_of(record, field, where)
     elif kind == '.parquet':
-        needed('pyarrow', name)
+        require('pyarrow', name)
         from pyarrow.parquet import ParquetFile
         table = ParquetFile(stream)
         columns = [field] if field in table.schema_arrow.names else None  # all: to name them
@@ -247,15 +247,15 @@ def eltec_documents(source):
     if not path.exists():
         url = f'https://github.com/COST-ELTeC/ELTeC-{language}/archive/refs/tags/{tag}.zip'
         print(f'{source}: downloading {url}', flush=True)
-        with reading(url, f'download it elsewhere and put it here as {path}'):
-            write_aside(path, lambda aside: urllib.request.urlretrieve(url, aside))
+        with reading(url, f'download it elsewhere and save it as {path}'):
+            atomic_write(path, lambda aside: urllib.request.urlretrieve(url, aside))
     with reading(path, 'remove it to download it again'), zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if re.search(r'/level1/.*\.xml$', name)]
         novels = map(archive.read, sorted(names))
         # their ids in git, as `git ls-tree -r v1.0.1 level1` of the collection lists them
         ids = [hashlib.sha1(b'blob %d\0' % len(novel) + novel).hexdigest() for novel in novels]
-        if not hash_of(ids).startswith(expected):
-            raise ValueError(f'its novels have checksum {hash_of(ids)}, not {expected}')
+        if not short_hash(ids).startswith(expected):
+            raise ValueError(f'its novels have checksum {short_hash(ids)}, not {expected}')
         for name in sorted(names):
             yield tei_text(archive.read(name), f'{path}, {name}')
 
@@ -267,7 +267,7 @@ def tei_text(xml, name):
     lines, inside = [], set()
     for element in body.iter():
         if element.tag in (f'{tei}p', f'{tei}head', f'{tei}l') and element not in inside:
-            inside.update(element.iter())  # a verse line in a paragraph is not a line twice
+            inside.update(element.iter())  # no verse line in a paragraph twice
             lines.append(' '.join(''.join(element.itertext()).split()))
     return '\n'.join(filter(None, lines))
 
@@ -278,25 +278,25 @@ def hub_store(source):
         raise UserError(f'corpus source {source!r}: must be {HUB}')
     dataset, field, subset, split = parts + [''] * (4 - len(parts))
     name, _, revision = dataset.partition('@')
-    store = CACHE / f'hub-{hash_of(parts)}'
+    store = CACHE / f'hub-{short_hash(parts)}'
     if not (path := store / 'commit').exists():
-        needed('datasets', source)
+        require('datasets', source)
         from huggingface_hub import dataset_info
         with reading(source, 'try again online'):
             local = os.path.isdir(name)  # a folder has no commits
             commit = '' if local else dataset_info(name, revision=revision or None).sha
-        write_aside(path, lambda aside: aside.write_text(commit))
+        atomic_write(path, lambda aside: aside.write_text(commit))
     commit = path.read_text() or None
     return store, name, field or 'text', subset or None, split or 'train', commit
 
 def hub_documents(source):
-    """One document per row. Rows are cached: the next pass goes on where they end."""
+    """One document per row. Rows are cached: the next pass resumes after them."""
     store, name, field, subset, split, commit = hub_store(source)
     shards = sorted(store.glob('*.jsonl.gz'))
     yield from file_documents(shards, field)
     if (store / 'complete').exists():
         return
-    load_dataset = needed('datasets', source).load_dataset
+    load_dataset = require('datasets', source).load_dataset
     start = len(shards) * HUB_SHARD
     with reading(source, 'the rows read so far are kept; try again online'):
         rows = load_dataset(name, subset, split=split, revision=commit, streaming=True)
@@ -306,7 +306,7 @@ def hub_documents(source):
             lines = ''.join(json.dumps({field: text}) + '\n' for text in texts)
             packed = gzip.compress(lines.encode(), mtime=0)
             path = store / f'{start // HUB_SHARD:06}.jsonl.gz'
-            write_aside(path, lambda aside: aside.write_bytes(packed))
+            atomic_write(path, lambda aside: aside.write_bytes(packed))
             yield from texts
             start += HUB_SHARD
     (store / 'complete').touch()
@@ -326,7 +326,7 @@ def documents_of(source, min_chars=1, dropped=None):
             dropped.append(len(text))
 
 def cleaned(text):
-    """Normalise white space: single blanks, none at line ends, at most one empty line in a row."""
+    """Normalise whitespace: single spaces, none at line ends, at most one empty line in a row."""
     text = re.sub(r'[^\S\n ][^\S\n]*| [^\S\n]+', ' ', text.removeprefix('\ufeff'))
     text = re.sub(r' ?\n ?', '\n', text)
     return re.sub(r'\n{3,}', '\n\n', text).strip()
@@ -334,7 +334,7 @@ def cleaned(text):
 # ---- tokenizers: files, .model of SentencePiece or .tiktoken -----------------
 
 def train_tokenizer(documents, path, vocab_size):
-    """Train a SentencePiece BPE and write it to path. Decoding gives back any text."""
+    """Train a SentencePiece BPE and write it to path. Decoding restores any text."""
     import sentencepiece
     model = io.BytesIO()
     lines = (line for text in documents for line in text.split('\n') if line.strip())
@@ -351,11 +351,11 @@ def train_tokenizer(documents, path, vocab_size):
     path.write_bytes(model.getvalue())
 
 def trained_tokenizer(corpora, cfg):
-    """A tokenizer trained on as much text of each corpus; its file in the cache."""
+    """The cached tokenizer, trained on equal amounts of text of each corpus."""
     sources = [cfg.corpora[corpus] for corpus in corpora]
     key = [cfg.vocab_size, cfg.test_frac, cfg.data_seed, cfg.min_chars]
-    folder = CACHE / f'tokenizer-{hash_of(key + [fingerprint(source) for source in sources])}'
-    with making(folder) as aside:
+    folder = CACHE / f'tokenizer-{short_hash(key + [fingerprint(source) for source in sources])}'
+    with building(folder) as aside:
         if aside:
             print(f'{", ".join(corpora)}: training a BPE of {cfg.vocab_size:,} pieces', flush=True)
             n_bytes = TOKENIZER_BYTES // len(sources)
@@ -378,7 +378,7 @@ def tokenizer_file(corpus, cfg):
         ranks = tiktoken.get_encoding(name)._mergeable_ranks.items()
     lines = [f'{base64.b64encode(token).decode()} {rank}\n' for token, rank in ranks]
     path = CACHE / f'{name}.tiktoken'
-    write_aside(path, lambda aside: aside.write_text(''.join(lines)))
+    atomic_write(path, lambda aside: aside.write_text(''.join(lines)))
     return path
 
 def load_tokenizer(path):
@@ -421,8 +421,8 @@ def fingerprint(source):
     return [source, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
 
 def is_test(document, test_frac, seed):
-    """Whether a document is held out: one at random of each group of 1 / test_frac. In the first
-    group it is one of the first two, so that two documents are enough."""
+    """Whether a document is held out: a random one of every 1 / test_frac; the first is one of
+    the first two, so that two documents are enough."""
     group = max(2, round(1 / test_frac))
     rng = np.random.default_rng([seed, document // group])
     return document % group == rng.integers(group if document >= group else 2)
@@ -474,11 +474,11 @@ def tokenise(corpus, source, tokenizer_file, cfg, enough):
     """The folder in the cache with a corpus's train.bin (`enough` tokens) and test.bin."""
     key = [FORMAT_VERSION, fingerprint(source), checksum(tokenizer_file), cfg.test_frac,
            cfg.data_seed, cfg.min_chars, cfg.max_tokens]
-    name = f'{corpus}-{hash_of(key)}'
+    name = f'{corpus}-{short_hash(key)}'
     if source.startswith('hf:'):  # a cached copy with more tokens will do
         read = [int(path.name.rpartition('-')[2]) for path in CACHE.glob(f'{name}-*')]
         name += f'-{min((n for n in read if n >= enough), default=enough)}'
-    with making(CACHE / name) as aside:
+    with building(CACHE / name) as aside:
         if aside:
             write_tokens(aside, corpus, source, tokenizer_file, cfg, enough)
     return CACHE / name
@@ -571,7 +571,7 @@ def vocabulary_map(languages, pieces, vocab, anchor_frac, seed):
 
 def language_ids(cfg, sequences):
     """uint8: the language of every training sequence; `sequences`: their number in each corpus.
-    Clones share those of their corpus at random, in exact proportion to their marginals."""
+    Clones split those of their corpus at random, in exact proportion to their marginals."""
     share, arrays = marginals(cfg.schedule), []
     for number, (corpus, n) in enumerate(zip(cfg.corpora, sequences)):
         ids = np.array([i for i, (_, c) in enumerate(cfg.languages) if c == corpus], np.uint8)
@@ -594,15 +594,15 @@ def data_settings(cfg):
 def data_checksum(meta):
     """Equal on every machine: tokenizer files, which name SentencePiece's version, are left out."""
     names = ('train.bin', 'test.bin', 'train_lang.bin', 'vocab_map.npy')
-    return 'sha256 ' + hash_of([meta['files'][name] for name in names])
+    return 'sha256 ' + short_hash([meta['files'][name] for name in names])
 
 def prepare(cfg):
     """Make data/<dataset>/ from the settings cfg."""
     check_languages(cfg)
     path = DATA / cfg.dataset
-    with making(path, cfg.overwrite) as aside:
+    with building(path, cfg.overwrite) as aside:
         meta = make_dataset(cfg, aside) if aside else Dataset(cfg).meta
-    there = '' if aside else ' is there already (--overwrite makes it again)'
+    there = '' if aside else ' already exists (--overwrite rebuilds it)'
     sizes = ', '.join(f'{of["name"]} {of["sequences"]:,} sequences' for of in meta['languages'])
     print(f'{path}{there}: {meta["vocab_size"]:,} model ids; {sizes}; {data_checksum(meta)}')
 
@@ -621,7 +621,7 @@ def make_dataset(cfg, aside):
         pieces[corpus] = load_tokenizer(tokenizer).pieces
         folder = tokenise(corpus, source, tokenizer, cfg, enough)
         folders.append(folder)
-        corpora[corpus] = of_corpus = read_meta(folder, f'remove {folder}, and it is made again')
+        corpora[corpus] = of_corpus = read_meta(folder, f'remove {folder} and it is rebuilt')
         del of_corpus['format_version'], of_corpus['files']
         of_corpus['tokenizer'] = corpus + tokenizer.suffix
         shutil.copyfile(tokenizer, aside / of_corpus['tokenizer'])
@@ -666,7 +666,7 @@ class Dataset:
 
     def __init__(self, cfg, verify='*'):
         self.path, self.block_size = DATA / cfg.dataset, cfg.block_size
-        again = 'make it again with data_prep.py --overwrite'
+        again = 'rebuild it with data_prep.py --overwrite'
         if not self.path.exists():
             raise UserError(f'{self.path} is missing: make it with data_prep.py')
         self.meta = read_meta(self.path, again, verify)
@@ -688,7 +688,7 @@ class Dataset:
     def vocabulary(self):
         """Equal for two datasets if their ids mean the same, language by language."""
         files = [self.path / of_corpus['tokenizer'] for of_corpus in self.corpus_of]
-        return hash_of([self.vocab_map.tolist(), [load_tokenizer(file).pieces for file in files]])
+        return short_hash([self.vocab_map.tolist(), [load_tokenizer(file).pieces for file in files]])
 
     def windows(self, part, starts, languages):
         """Inputs and targets, int64 (B, block_size) each, in model ids: the block_size + 1 tokens

@@ -1,6 +1,6 @@
 """
 The paper's two models: a GPT (section 3), and word2vec (appendix C) as a control in which words
-share no parameter. Neither knows of languages: a cloned language is other rows of the two tables.
+share no weights. Neither knows about languages: a clone is just other rows of both tables.
 
 The GPT is GPT-2's decoder with the details of the paper's reference code:
 - pre-LN blocks, learned positions, no dropout, tanh-GELU, an MLP 4 times as wide
@@ -8,7 +8,7 @@ The GPT is GPT-2's decoder with the details of the paper's reference code:
 - untied input and output embeddings; input embeddings scaled by sqrt(n_embd)
 - N(0, 0.02) initialisation, the MLP's output projection N(0, 0.02 / sqrt(2 n_layer)), zero biases
 - heads may be narrower than n_embd / n_head: the paper's mini model has 8 heads of 32 in 512
-- the logits of a whole batch never exist: see linear_cross_entropy
+- the logits of a whole batch are never held at once: see linear_cross_entropy
 """
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class GPTConfig:
     n_head: int = 12
     head_dim: int = 0  # 0: n_embd / n_head
 
-CHUNK = 512  # rows of logits held at a time on a CPU: what its cache likes
+CHUNK = 512  # rows of logits held at a time on a CPU: tuned to its cache
 GPU_LOGITS = 1 << 27  # logits held at a time on a GPU, 512 MB in float32: fewer, larger products
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -10,7 +10,7 @@ Train a model on one or several languages, in the proportions of a schedule.
 A missing dataset is prepared first. The same command continues an interrupted run from its last
 checkpoint, and leaves a finished one alone. In out_dir:
 config.json         settings
-ckpt.pt             model, optimiser, step, sequences read per language; ckpt_previous.pt: before it
+ckpt.pt             model, optimiser, step, sequences read per language; ckpt_previous.pt: the last
 step_001000/, ...   with --keep_checkpoints: every checkpoint, as a folder that analyze.py takes
 log.jsonl           losses, tokens seen: the same command writes the same bytes
 speed.jsonl         tokens per second
@@ -21,7 +21,7 @@ import sys
 
 import config
 
-if __name__ == '__main__':  # before torch is imported: --help and a mistyped setting answer at once
+if __name__ == '__main__':  # before torch is imported: --help and mistyped settings are instant
     cfg = config.run(lambda: config.load(sys.argv[1:], __doc__))
 
 import contextlib
@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from config import UserError
 from config.tracking import check_tracker, open_tracker
-from data_prep import DATA, Dataset, Sampler, check_languages, locked, marginals, write_aside
+from data_prep import DATA, Dataset, Sampler, atomic_write, check_languages, locked, marginals
 from model import GPT, GPTConfig, Word2Vec
 
 MEASURED = 'results.json', 'alignment.json', 'matching.json', 'glue.json'  # written by analyze.py
@@ -121,11 +121,11 @@ def save_checkpoint(out_dir, keep, **checkpoint):
             except OSError:  # a file system without hard links
                 shutil.copyfile(aside, kept / 'ckpt.pt')
     try:
-        write_aside(out_dir / 'ckpt.pt', write, out_dir / 'ckpt_previous.pt')
+        atomic_write(out_dir / 'ckpt.pt', write, out_dir / 'ckpt_previous.pt')
     except (OSError, RuntimeError) as e:  # torch's writer raises the latter
         why = getattr(e, 'strerror', None) or 'is the disk full?'
         raise UserError(f'step {checkpoint["step"]:,} could not be saved in {out_dir} ({why}); the last '
-                        'checkpoint is intact: make room, then run the same command again') from None
+                        'checkpoint is intact: free space, then run the same command again') from None
 
 def check_out_dir(cfg):
     """The checkpoint of this very run in out_dir; None for a new one. Another run is refused."""
@@ -135,12 +135,10 @@ def check_out_dir(cfg):
     saved = config.read_json(out_dir / 'config.json', remedy)
     if saved is None and any(out_dir.glob('ckpt*.pt')):
         raise UserError(f'{out_dir} holds a checkpoint without its config.json: {remedy}')
-    if saved is not None:  # a setting that did not exist when the run began has its default
-        before = vars(config.restored(saved, out_dir / 'config.json'))
-        for key, value in vars(cfg).items():
-            if key not in config.FREE and json.dumps(value) != json.dumps(before[key]):
-                raise UserError(f'{out_dir} holds a run with {key} = {before[key]}, '
-                                f'not {value}: {remedy}')
+    if saved is not None and (change := config.first_change(saved, cfg, out_dir / 'config.json')):
+        key, value = change
+        raise UserError(f'{out_dir} holds a run with {key} = {value}, '
+                        f'not {getattr(cfg, key)}: {remedy}')
     return load_checkpoint(out_dir, cfg)
 
 def init_weights(model, dataset, cfg):
@@ -162,7 +160,7 @@ def open_log(path, last):
     with config.reading(path, 'repair or remove it, then run the same command again'):
         lines = path.read_text().splitlines(True) if last and path.exists() else []
         lines = [line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= last]
-    write_aside(path, lambda aside: aside.write_text(''.join(lines)))
+    atomic_write(path, lambda aside: aside.write_text(''.join(lines)))
     return path.open('a')
 
 # ---- evaluation --------------------------------------------------------------
@@ -211,7 +209,7 @@ def prepare_dataset(cfg, master):
         program = Path(__file__).with_name('data_prep.py')
         settings = [f'--{k}={v}' for k, v in vars(cfg).items() if k != 'overwrite']
         if subprocess.run([sys.executable, program, *settings]).returncode:
-            sys.exit(1)  # it has said why
+            sys.exit(1)  # it printed why
     while not master and not meta.exists():
         time.sleep(1)
 
@@ -257,7 +255,7 @@ def train(cfg, held):
         name, n = dataset.names[language], len(dataset.pools[language]) * cfg.block_size
         if epochs and not n or not len(dataset.test_windows(language, 1)):
             raise UserError(f'{dataset.path} has no sequence of {name} to train on, or none to test '
-                            'on: take a larger corpus, share or test_frac')
+                            'on: use a larger corpus, share or test_frac')
         if epochs > 1:
             say(f'note: {name} has {n:,} tokens, which this run reads {epochs:.2f} times')
 
@@ -266,8 +264,8 @@ def train(cfg, held):
     model = raw_model = new_model(cfg, dataset.meta['vocab_size'])
     if cfg.init_from and not checkpoint:
         init_weights(model, dataset, cfg)
-    split = ddp and cfg.shard
-    if split:  # a model too large for one GPU: every process holds a part of each block
+    sharded = ddp and cfg.shard
+    if sharded:  # a model too large for one GPU: every process holds a part of each block
         mesh = dist.device_mesh.init_device_mesh(kind, (world,))
         for part in [*getattr(model, 'h', []), model]:
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
@@ -279,7 +277,7 @@ def train(cfg, held):
         model.set_frequency(dataset.frequency(marginals(cfg.schedule)))
     if checkpoint:
         say(f'{out_dir}: resumed after step {start:,}')
-        with config.reading(out_dir / 'ckpt.pt', 'it is of another shape, or of an older version; '
+        with config.reading(out_dir / 'ckpt.pt', 'its shape differs, or its version is older; '
                             '--overwrite starts the run again'):
             if checkpoint['model'].keys() != model.state_dict().keys():
                 raise ValueError('other parameters')
@@ -289,7 +287,7 @@ def train(cfg, held):
             sampler.read[:] = checkpoint['sequences_read']
     if cfg.compile is True or cfg.compile == 'auto' and kind == 'cuda':
         model = torch.compile(model)
-    if ddp and not split:
+    if ddp and not sharded:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
@@ -303,7 +301,7 @@ def train(cfg, held):
         for kept in () if start else out_dir.glob('step_*'):
             shutil.rmtree(kept)
         settings = json.dumps(vars(cfg) | {'resume': False, 'overwrite': False}, indent=1) + '\n'
-        write_aside(out_dir / 'config.json', lambda aside: aside.write_text(settings))
+        atomic_write(out_dir / 'config.json', lambda aside: aside.write_text(settings))
         logs = {name: open_log(out_dir / f'{name}.jsonl', start) for name in ('log', 'speed')}
         track = open_tracker(cfg, dataset.names, start, held)
 
@@ -314,7 +312,7 @@ def train(cfg, held):
 
     # ---- the loop ------------------------------------------------------------
 
-    mine, share = slice(rank * batch_size, (rank + 1) * batch_size), micro_batch_size / batch_size
+    mine, scale = slice(rank * batch_size, (rank + 1) * batch_size), micro_batch_size / batch_size
     bar = tqdm(total=cfg.max_iters, initial=start, unit=' steps', disable=None if master else True)
     begun = logged = time.time()
     logged_step, epochs = start, sampler.epochs_begun()
@@ -334,10 +332,10 @@ def train(cfg, held):
             raw_model.draw_negatives([cfg.seed, step, 0, 1])  # 1: not the stream of languages
         loss = torch.zeros((), device=device)
         for i in range(0, batch_size, micro_batch_size):
-            if ddp:  # exchange gradients once a step
+            if ddp:  # exchange gradients once a step (fully_shard: every time)
                 model.require_backward_grad_sync = i + micro_batch_size == batch_size
             with autocast():
-                part = share * model(x[i:i + micro_batch_size], y[i:i + micro_batch_size])
+                part = scale * model(x[i:i + micro_batch_size], y[i:i + micro_batch_size])
             part.backward()
             loss += part.detach()
         optimizer.step()
@@ -367,7 +365,7 @@ def train(cfg, held):
             logged, logged_step = now, done
         pause = time.time()
         if done % cfg.eval_interval == 0 or last:
-            of = (0, 1) if split else (rank, world)  # sharded: every rank in every forward pass
+            of = (0, 1) if sharded else (rank, world)  # sharded: every rank in every forward pass
             losses = evaluate(raw_model, dataset, cfg, device, autocast, micro_batch_size, *of)
             log('log', step=done, eval_loss=losses)
             if master:

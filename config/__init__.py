@@ -1,4 +1,4 @@
-"""Settings, nanoGPT's way: config/default.py names them all, a config file overrides some, --key=value overrides that.
+"""Settings, nanoGPT-style: config/default.py lists them all, a config file overrides some, --key=value overrides both.
 A config file is Python and is executed: read it before you run it.
 
 Any function here may raise UserError for a user's mistake or a damaged file; docstrings do not repeat this."""
@@ -79,6 +79,12 @@ def restored(saved, where):
     for key in config.keys() & saved.keys():  # a setting that no longer exists is ignored
         override(config, key, saved[key], where)
     return SimpleNamespace(**config)
+
+def first_change(saved, cfg, where):
+    """(key, value) of the first saved setting that makes cfg another run; None if it is the same run."""
+    before = vars(restored(saved, where))
+    return next(((key, before[key]) for key, value in vars(cfg).items()
+                 if key not in FREE and json.dumps(value) != json.dumps(before[key])), None)
 
 def run(main):
     """Call main(). A UserError or an OSError (disk full, no permission) becomes one line on stderr and exit 1."""

@@ -12,10 +12,10 @@ tokenizer = 'sentencepiece'        # a BPE for each corpus; 'shared': one for al
 vocab_size = 16384                 # pieces per corpus, if the tokenizer is trained here
 vocab = 'disjoint'                 # between corpora: 'disjoint', or 'anchored': equal pieces share one id
 anchor_frac = 0.0                  # between clones: share of the vocabulary that is not cloned
-block_size = 512                   # tokens per sequence; the next one is its last target
+block_size = 512                   # tokens per sequence; the token after it is the last target
 test_frac = 0.05                   # share of the documents held out for evaluation
 min_chars = 200                    # shorter documents are dropped
-max_tokens = 0                     # training tokens of each corpus, at most; 0: all, of the hub what training needs
+max_tokens = 0                     # most training tokens per corpus; 0: all (from the hub: what training needs)
 data_seed = 0                      # test split, anchor choice, language of each sequence
 
 # model
@@ -41,14 +41,14 @@ eval_iters = 20                    # batches per evaluation and language
 checkpoint_interval = 1000         # steps between checkpoints; the last step always has one
 keep_checkpoints = False           # keep each as out_dir/step_N, a run of its own for analyze.py
 log_interval = 10                  # steps between lines of log.jsonl
-log_to = ''                        # 'tensorboard' or 'wandb': draw the log there, too
-init_from = ''                     # folder of a run to take the first weights from: same shape, same ids
+log_to = ''                        # 'tensorboard' or 'wandb': also log there
+init_from = ''                     # folder of a run to take the initial weights from: same shape and ids
 seed = 0                           # initialisation, data order, draw of languages
 resume = False                     # accepted and ignored: an unfinished run in out_dir is always continued
-overwrite = False                  # train.py: discard the run in out_dir; data_prep.py: make the dataset again
+overwrite = False                  # train.py: discard the run in out_dir; data_prep.py: rebuild the dataset
 
 # system
-device = 'auto'                    # 'cuda', 'mps', 'cpu'; auto: the first of these that is available
+device = 'auto'                    # 'cuda', 'mps', 'cpu'; auto: the first one available
 dtype = 'auto'                     # 'bfloat16' (autocast) or 'float32'; auto: bfloat16 on a GPU that has it
 shard = False                      # several GPUs: split a model that is larger than one of them (fully_shard)
 compile = 'auto'                   # torch.compile: True or False; auto: on cuda

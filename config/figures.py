@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import write_aside
+from data_prep import atomic_write
 
 COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # the Okabe-Ito palette
 LABELS = {'mlpe': 'alone (law)', 'step_ppl': 'alone (step-matched)'}  # measures in a legend
 
 def subplots(rows, columns, width, height, **more):
-    """A figure of so many inches, which needs no display, and its axes (rows, columns)."""
+    """A figure, size in inches, that needs no display, and its axes (rows, columns)."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
@@ -22,7 +22,7 @@ def subplots(rows, columns, width, height, **more):
 def save(picture, path):
     kind = Path(path).suffix[1:]
     undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # reproducible bytes
-    write_aside(Path(path), lambda aside: picture.savefig(
+    atomic_write(Path(path), lambda aside: picture.savefig(
         aside, dpi=200, format=kind, metadata=undated))
     print(f'figure: {os.path.relpath(path)}')
 
@@ -150,7 +150,7 @@ def lines(found, figure):
     return picture
 
 def gradients(found, figure):
-    """Cosine of the gradients of parallel sequences, parameter type by layer, a heat map a run."""
+    """Cosine of the gradients of parallel sequences, parameter type by layer, a heat map per run."""
     start = 'gradients.blocks.'
     rows = [row for row in chosen(found, figure) if row['measure'].startswith(start) and row['layer']]
     types = list(dict.fromkeys(row['measure'] for row in rows))

@@ -7,12 +7,12 @@ import numpy as np
 from torch.nn import functional as F
 
 from config import UserError
-from data_prep import making, needed
+from data_prep import building, require
 
 def packages():
-    """transformers and safetensors' save_file; refused with what to install."""
-    return (needed('transformers', 'export', '.[export]'),
-            needed('safetensors.torch', 'export', '.[export]').save_file)
+    """transformers, and safetensors' save_file."""
+    return (require('transformers', 'export', '.[export]'),
+            require('safetensors.torch', 'export', '.[export]').save_file)
 
 def weights(model, width):
     """The state dict of the equal GPT-2 in transformers: n_embd / width heads, missing ones zero."""
@@ -74,17 +74,17 @@ def write_gpt2(run, language, bpe, card, to):
     data, c = run.dataset, run.model.config
     width, of = c.head_dim or c.n_embd // c.n_head, data.corpus_of[language]
     if run.cfg.model == 'word2vec' or c.n_embd % width or c.n_head * width > c.n_embd:
-        raise UserError(f'{run.out_dir} is no GPT-2: {run.cfg.model}, {c.n_head} heads of {width}')
+        raise UserError(f'{run.out_dir} is not a GPT-2: {run.cfg.model}, {c.n_head} heads of {width}')
     ids, bytewise = data.vocab_map[language, :bpe.vocab_size], of['tokenizer'].endswith('.tiktoken')
     text = bpe.decode(data.tokens['test'][slice(*of['test'])][:1 << 17].tolist())
-    with making(to, partial=to.parent / '.partial') as aside:
+    with building(to, partial=to.parent / '.partial') as aside:
         if not aside:
-            raise UserError(f'{to} is there already: remove it, or choose another --to')
+            raise UserError(f'{to} already exists: remove it, or choose another --to')
         for name, content in json_files(c, width, bpe, ids, bytewise).items():
             (aside / f'{name}.json').write_text(json.dumps(content) + '\n', 'utf-8')
         (aside / 'README.md').write_text(card, 'utf-8')
         save_file(weights(run.model, width), aside / 'model.safetensors', {'format': 'pt'})
         found = transformers.AutoTokenizer.from_pretrained(aside).encode(text, verbose=False)
         if found != ids[bpe.encode(text)].tolist():
-            raise UserError(f'{of["tokenizer"]} is no BPE of the kind that data_prep.py trains')
+            raise UserError(f'{of["tokenizer"]} is not a BPE like those of data_prep.py')
     print(f'written: {to}')

@@ -3,4 +3,4 @@ n_layer = 24
 n_embd = 1024
 n_head = 16
 batch_size = 256
-max_iters = 18265 // 2  # as many tokens
+max_iters = 18265 // 2  # for equal tokens

@@ -24,19 +24,20 @@ def commands(plan, options=''):
     for run, configs, overrides, measures, plans in runs:
         if not wanted.isdisjoint(plans.split()):
             settings = f'{overrides} {options}'.strip()
-            steps = config.load([*configs.split(), *shlex.split(settings)]).max_iters
+            cfg = config.load([*configs.split(), *shlex.split(settings)])
             parts = [f'python train.py {configs} --out_dir=out/{run} {settings}'.rstrip()]
-            parts += missing_measures(f'out/{run}', steps, measures.split(';'))
+            parts += missing_measures(f'out/{run}', cfg, measures.split(';'))
             if len(parts) > 1:
                 left.append(' && '.join(parts))
     return left
 
-def missing_measures(out_dir, steps, measures):
-    """The commands of the measures that a run of so many steps lacks; all if it is not finished."""
+def missing_measures(out_dir, cfg, measures):
+    """The commands of the measures that the run of cfg lacks; all if it is not finished."""
     remedy = 'train.py --overwrite starts the run again'
     saved, results = (config.read_json(f'{out_dir}/{name}.json', remedy) or {}
                       for name in ('config', 'results'))
-    finished = saved.get('max_iters') == steps == results.get('step', steps)
+    finished = (saved and not config.first_change(saved, cfg, out_dir)
+                and results.get('step', cfg.max_iters) == cfg.max_iters)
     for measure in measures:
         name, _, rest = measure.strip().partition(' ')
         if not finished or not os.path.exists(f'{out_dir}/{name.replace("ppl", "results")}.json'):

@@ -1,5 +1,5 @@
 """The tables that analyze.py prints and reports: rows {column: value} as text, the long table of
-measurements over seeds and as wide ones, and the paper's figures from paper.csv."""
+measurements, averaged over seeds or pivoted, and the paper's values from paper.csv."""
 import csv
 import io
 from collections import defaultdict
@@ -53,7 +53,7 @@ def as_markdown(rows, columns=()):
 def read_table(name):
     """The rows of config/NAME."""
     path = config.DEFAULT.with_name(name)
-    with config.reading(path, 'git checkout gives it back'):
+    with config.reading(path, 'git checkout restores it'):
         return list(csv.DictReader(path.read_text('utf-8').splitlines()))
 
 def paper_values():

@@ -1,5 +1,5 @@
 """
-The lines of log.jsonl in TensorBoard or Weights & Biases as well: the setting log_to.
+The logs of a run in TensorBoard or Weights & Biases as well: the setting log_to.
 
     tensorboard --logdir out                                          # log_to = 'tensorboard'
     WANDB_MODE=offline python train.py CONFIG.py --log_to=wandb       # and wandb sync, later
@@ -7,7 +7,7 @@ The lines of log.jsonl in TensorBoard or Weights & Biases as well: the setting l
 from pathlib import Path
 
 from config import UserError
-from data_prep import needed
+from data_prep import require
 
 def tensorboard(cfg, start, held):
     from torch.utils.tensorboard import SummaryWriter
@@ -17,7 +17,7 @@ def tensorboard(cfg, start, held):
     return lambda figures, step: [writer.add_scalar(*figure, step) for figure in figures.items()]
 
 def wandb(cfg, start, held):
-    package = needed('wandb', 'log_to')
+    package = require('wandb', 'log_to')
     last = Path(cfg.out_dir, 'wandb', 'latest-run')  # -> [offline-]run-DATE_TIME-ID
     run_id = last.resolve().name.rpartition('-')[2] if start and last.exists() else None
     try:
@@ -35,11 +35,11 @@ def check_tracker(cfg):
     if cfg.log_to not in TRACKERS:
         raise UserError(f"log_to must be 'tensorboard', 'wandb' or '', not {cfg.log_to!r}")
     if cfg.log_to:
-        needed(cfg.log_to, f'log_to={cfg.log_to}', '.[log]')
+        require(cfg.log_to, f'log_to={cfg.log_to}', '.[log]')
 
 def open_tracker(cfg, names, start, held):
-    """A function that takes the figures of a line of the log. Those of each language become
-    figure/LANGUAGE. held: an ExitStack that closes the tracker."""
+    """A function that takes the values of a line of the log. Those of each language become
+    value/LANGUAGE. held: an ExitStack that closes the tracker."""
     send = TRACKERS[cfg.log_to](cfg, start, held)
 
     def track(step, **figures):

@@ -140,7 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('names', nargs='*', choices=[[], *by_name])
-    parser.add_argument('--nanogpt', metavar='DIR', help='a clone of nanoGPT')
+    parser.add_argument('--nanogpt', metavar='DIR', help='a checkout of nanoGPT')
     args = parser.parse_args()
     gpu = torch.cuda.get_device_name() if GPU else 'no GPU'
     print(f'{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, '

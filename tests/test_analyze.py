@@ -91,7 +91,7 @@ def more_runs(runs, documents):
     ('alignment more/two --parallel a.en text/00.txt', 'not aligned'),
     ('matching out/cloned --parallel a.en --line=1000000', 'has lines 1 to'),
     ('glue more/two --data .', 'takes a GPT of two clones'),
-    ('glue out/cloned --data . --tasks=rte', 'has no folder rte; the tasks are cola')])
+    ('glue out/cloned --data . --tasks=rte', '--data . has no folder rte; the tasks are cola')])
 def test_a_mistake_is_refused_in_one_line(command, says, in_runs, more_runs):
     refused(says, *command.split())
 
@@ -272,7 +272,7 @@ def test_what_lies_outside_the_monolingual_runs_is_marked(tokens, ppl, teff, ext
     assert rows[-1]['teff'] == approx(teff, rel=1e-3, nan_ok=True)
     assert [found['extrapolated'] for found in rows] == ['no'] * 4 + [extrapolated]
     assert math.isnan(rows[-1]['mlpe']) == (tokens < 200_000)
-    assert ('beyond the law, which ends at 12.5' in rows[-1]['remark']) == (teff != teff)
+    assert ('below the limit of the law, 12.5' in rows[-1]['remark']) == (teff != teff)
 
 @pytest.mark.parametrize('other', [('wide', 'en', ''), ('gpt', 'fr', ''), ('gpt', 'en', 'b')])
 def test_every_size_corpus_and_test_text_has_its_own_law(other):
@@ -797,6 +797,7 @@ def test_a_plan_that_has_run_leaves_nothing_to_do(plan):
     measure(*ppl_command[2:])
     assert plan(*small) == []
     assert len(plan('--plan=table1')) == 1  # the whole run is another
+    assert len(plan(small[0], f'{small[1]} --learning_rate=1e-3')) == 1
 
 def test_jobs_run_side_by_side_on_a_thread_each_and_stop_at_a_failure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

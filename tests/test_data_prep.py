@@ -102,7 +102,7 @@ def test_an_eltec_release_is_read_only_if_it_holds_the_novels_that_git_has(alone
         for name in ('level1/b.xml', 'level1/a.xml', 'README.md'):
             archive.writestr(f'ELTeC-xyz-1/{name}', novels.get(name, 'not a novel'))
     blobs = [run('git', 'hash-object', '--stdin', input=text).out[:-1] for text in novels.values()]
-    monkeypatch.setitem(data_prep.ELTEC, 'xyz', f'v1 {data_prep.hash_of(blobs)[:8]}')
+    monkeypatch.setitem(data_prep.ELTEC, 'xyz', f'v1 {data_prep.short_hash(blobs)[:8]}')
     assert [text[:6] for text in read('eltec:xyz')] == ['PART I', 'CHAPTE']
     monkeypatch.setitem(data_prep.ELTEC, 'xyz', 'v1 00000000')
     with pytest.raises(UserError, match='its novels have checksum .*remove it'):
@@ -149,7 +149,7 @@ def test_a_gated_hub_data_set_says_so_in_one_line(alone):
 
 def test_the_commit_of_a_hub_data_set_identifies_it(alone):
     for commit in ('a' * 40, 'b' * 40):
-        store = Path('data/.cache') / f'hub-{data_prep.hash_of(["x/y@" + commit])}'
+        store = Path('data/.cache') / f'hub-{data_prep.short_hash(["x/y@" + commit])}'
         store.mkdir(parents=True)
         (store / 'commit').write_text(commit)
         assert data_prep.fingerprint(f'hf:x/y@{commit}') == [f'hf:x/y@{commit}', commit]

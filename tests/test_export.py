@@ -118,7 +118,7 @@ def test_the_folder_is_whole_and_says_what_it_is(in_runs):
     card = Path('hf/whole/README.md').read_text()
     assert '# mono_20, EN\n' in card and 'export out/mono_20 --language EN`' in card
     assert '10,240' in card and 'step 40 of 40' in card
-    with pytest.raises(UserError, match='hf/whole is there already'):
+    with pytest.raises(UserError, match='hf/whole already exists'):
         analyze.main(['export', 'out/mono_20', '--to', 'hf/whole'])
 
 def test_what_cannot_be_exported_is_refused(alone, documents, monkeypatch):
@@ -127,9 +127,9 @@ def test_what_cannot_be_exported_is_refused(alone, documents, monkeypatch):
         sentence_iterator=iter(documents[-1].split('\n')), model_prefix='blank', vocab_size=400,
         model_type='bpe', byte_fallback=True, eos_id=1, bos_id=-1, minloglevel=2)
     for name, says, own in (
-            ('words', 'is no GPT-2: word2vec', {'model': 'word2vec'}),
+            ('words', 'is not a GPT-2: word2vec', {'model': 'word2vec'}),
             ('wide', '2 heads of 32', {'head_dim': 32}),
-            ('blank', 'en.model is no BPE of the kind', {'tokenizer': 'blank.model'})):
+            ('blank', 'en.model is not a BPE like', {'tokenizer': 'blank.model'})):
         train.main(settings(**own, dataset=name, max_iters=1, out_dir=name))
         with pytest.raises(UserError, match=says):
             analyze.main(['export', name])

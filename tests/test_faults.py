@@ -204,8 +204,8 @@ def test_6_of_two_preparations_of_a_dataset_the_second_waits(alone):
     first.send_signal(signal.SIGCONT)
     made, found = (process.communicate(timeout=120)[0] for process in (first, second))
     assert first.returncode == second.returncode == 0
-    assert 'training a BPE' in made and 'data/clones is there already' not in made
-    assert 'training a BPE' not in found and 'is there already' in found
+    assert 'training a BPE' in made and 'data/clones already exists' not in made
+    assert 'training a BPE' not in found and 'already exists' in found
     assert not [path for path in Path('data/.partial').iterdir() if path.suffix != '.lock']
     data_prep.Dataset(settings(**CLONES))
 
