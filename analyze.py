@@ -421,15 +421,14 @@ def add_efficiency(row, law):
         row |= {'extrapolated': 'yes', 'remark': 'extrapolated'}
 
 def add_step_matched(row, rows):
-    """Add step_ppl, the PPL of step-matched runs on about as many tokens or up to
-    half more, and gain, the relative reduction from it."""
-    steps = [(step['tokens'] / row['tokens'], step['ppl']) for step in rows
+    """Add step_ppl, the PPL of step-matched runs on as many tokens within 5%, and
+    gain, the relative reduction from it."""
+    steps = [(abs(step['tokens'] / row['tokens'] - 1), step['ppl']) for step in rows
              if step['role'] == 'step' and law_of(step) == law_of(row)
              and ('cfg' not in row or step['cfg'].max_iters == row['cfg'].max_iters)]
-    steps = [(times, ppl) for times, ppl in steps if 0.9 < times < 1.5]
-    if row['role'] == 'multi' and steps:
-        nearest = min((times for times, _ in steps), key=lambda times: abs(times - 1))
-        seeds = [ppl for times, ppl in steps if abs(times - nearest) < 0.01]
+    nearest, _ = min(steps, default=(1, 0))
+    if row['role'] == 'multi' and nearest < 0.05:
+        seeds = [ppl for off, ppl in steps if off < nearest + 0.01]
         row['step_ppl'] = float(np.mean(seeds))
         row['gain'] = 1 - row['ppl'] / row['step_ppl']
 

@@ -305,15 +305,13 @@ def test_unlike_runs_are_left_out_by_name_and_setting_unless_told_to_mix(changes
 
 def test_a_step_matched_run_stands_beside_teff_and_out_of_the_law():
     rows = monos(100_000, 400_000, 700_000, 1_000_000)
-    steps = [row('mono', 120_000, ppl, batch_size=10, max_iters=steps)
+    steps = [row('mono', 104_000, ppl, batch_size=10, max_iters=steps)
              for ppl, steps in ((48, 125), (52, 125), (99, 60))]
-    rare, more, even = (row('multi', n, 40.0, 1_000_000 - n, max_iters=125)
-                        for n in (100_000, 140_000, 500_000))
-    law, = token_efficiency([*rows, *steps, rare, more, even])[0].values()
+    rare, more = (row('multi', n, 40.0, 1_000_000 - n, max_iters=125) for n in (100_000, 120_000))
+    law, = token_efficiency([*rows, *steps, rare, more])[0].values()
     assert law.n == 4 and [step['role'] for step in steps] == ['step', 'step', 'mono']
     assert (rare['step_ppl'], rare['gain']) == approx((50, 0.2))
-    assert math.isnan(more['gain'])  # fewer tokens would be no baseline
-    assert math.isnan(even['gain'])
+    assert math.isnan(more['gain'])  # it needs a step-matched run of its own
 
 @pytest.mark.parametrize('lines, says', [
     ('', 'all rows'), ('r,m,c,l,many,2,mono', 'could not convert'), ('\xff', 'cannot be read'),
