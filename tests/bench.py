@@ -7,8 +7,8 @@ Benchmarks: a figure beside its goal. Nothing is asserted; what is compared is t
 """
 import argparse
 import contextlib
-import importlib.util
 import os
+import runpy
 import statistics
 import sys
 import tempfile
@@ -63,9 +63,7 @@ def step_of(model, optimizer, loss_of, shape, sequences, device='cpu', clip=0.0)
 
 def nanogpt_step(folder):
     """A training step of nanoGPT, its model.py in folder, with the settings of its train.py."""
-    spec = importlib.util.spec_from_file_location('nanogpt_model', Path(folder, 'model.py'))
-    module = sys.modules['nanogpt_model'] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = SimpleNamespace(**runpy.run_path(str(Path(folder, 'model.py'))))
     with contextlib.redirect_stdout(None):
         model = module.GPT(module.GPTConfig(**SMALL, dropout=0.0, bias=True))
         optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), 'cpu')

@@ -1,4 +1,5 @@
 """Tiny real text (the manual that comes with CPython), tiny settings, runs as a user makes them."""
+import base64
 import contextlib
 import os
 import signal
@@ -91,6 +92,10 @@ def write_text(folder, texts):
     folder.mkdir(parents=True)
     for i, text in enumerate(texts):
         (folder / f'{i:02}.txt').write_text(text, 'utf-8')
+
+def write_bpe(path, tokens):
+    """A tiktoken ranks file."""
+    path.write_text(''.join(f'{base64.b64encode(t).decode()} {i}\n' for i, t in enumerate(tokens)))
 
 @pytest.fixture(scope='session')
 def documents():

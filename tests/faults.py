@@ -209,11 +209,6 @@ def lay_out():
         analyze.main(['alignment', 'out/a', '--sequences=3', '--device=cpu'])
     cfg = settings(**run)
 
-    def checkpoint(path):
-        model, state = train.new_model(cfg, 800), train.load_checkpoint(path.parent, cfg)
-        with config.reading(path, ''):
-            model.load_state_dict(state['model'])
-
     def report(path):
         analyze.main(['report', *runs, '--out=report'])
     documents = lambda path: list(data_prep.documents_of(str(path)))
@@ -250,7 +245,8 @@ def lay_out():
     of_dataset = 'meta.json', 'train.bin', 'test.bin', 'train_lang.bin', 'vocab_map.npy'
     return {name: reader for name, (_, reader) in new.items()} | {
         **{f'data/clones/{name}': lambda path: data_prep.Dataset(cfg) for name in of_dataset},
-        'out/a/ckpt.pt': checkpoint, 'out/a/config.json': lambda path: train.check_out_dir(cfg),
+        'out/a/ckpt.pt': lambda path: analyze.load_run(path.parent, 'cpu'),
+        'out/a/config.json': lambda path: train.check_out_dir(cfg),
         'out/a/log.jsonl': lambda path: train.open_log(path, 6).close(),
         'out/a/results.json': report, 'out/a/alignment.json': report}
 

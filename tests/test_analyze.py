@@ -13,7 +13,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from conftest import CLONES, ROOT, arguments, script, settings
+from conftest import CLONES, ROOT, arguments, script, settings, write_text
 from pytest import approx
 from torch.nn import functional as F
 
@@ -65,8 +65,7 @@ def more_runs(runs, documents):
             'word2vec': CLONES | {'model': 'word2vec'}, 'two': two}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(runs)
-        for i, text in enumerate(documents[:8]):
-            write(f'upper/{i}.txt', text.upper())
+        write_text(runs / 'upper', map(str.upper, documents[:8]))
         write('a.en', '\n'.join(lines))
         write('a.up', '\n'.join(lines).upper())
         for name, changes in more.items():
@@ -205,50 +204,37 @@ def test_known_law_gives_known_teff(law):
         assert found['mlpe'] == approx(known_ppl(found['tokens'], *law), rel=1e-5)
         assert found['teff_low'] == approx(teff, abs=1e-3) == found['teff_high']  # no scatter
 
-# the authors' notebook: tokens in units of 1.2B (18,265 steps of 128 x 512), PPL, TEff
+# of the authors' notebook: tokens in units of 1.2B (18,265 steps of 128 x 512), PPL, TEff
 NOTEBOOK = {
-    'en': """
-0.9 22.459745 0.999605, 0.1 32.805344 2.076345, 0.5 26.125090 0.886629, 0.5 26.136199 0.885111,
-0.1 35.535682 1.689081, 0.1 35.739059 1.665938, 0.5 24.566721 1.153236, 0.5 31.394057 0.470562,
-0.5 26.529730 0.834050, 0.5 24.435285 1.181752, 1.0 22.777108 0.834545, 1.0 20.423549 1.598080,
-1.8 20.060435 1.004415, 0.2 23.875490 3.293062, 1.0 23.345852 0.735146, 1.0 23.356490 0.733470,
-1.5 21.500561 0.769095, 1.5 19.258220 1.630378, 2.7 19.033202 0.994096, 0.3 22.270593 3.141136,
-1.5 22.169072 0.644389, 1.5 22.178973 0.642784, 0.9 22.474531 0.996040, 0.5 26.440641 0.845161,
-0.1 43.513504 1.103405, 0.5 29.107408 0.596393, 0.9 22.476303 0.995614, 0.5 25.972939 0.907881,
-0.1 39.514287 1.330714, 0.5 28.904887 0.610526, 1.0 23.026374 0.788493, 1.0 26.125081 0.443315""",
-    'fr': """
-0.1 31.892938 1.054308, 0.5 19.390197 0.816211, 0.9 16.447420 0.968748, 0.5 20.509860 0.660904,
-0.1 29.044094 1.267816, 0.5 19.008312 0.884098, 0.9 16.477376 0.959315, 0.5 19.334022 0.825634,
-1.0 16.902637 0.755627, 1.0 17.138401 0.704769"""}
-NOTEBOOK = {corpus: np.array([row.split() for row in rows.split(',')], float)
-            for corpus, rows in NOTEBOOK.items()}
+    'en': [(2.7, 19.033202, 0.994096), (1.5, 19.258220, 1.630378), (1.0, 20.423549, 1.598080),
+           (0.3, 22.270593, 3.141136), (0.9, 22.459745, 0.999605), (0.5, 26.125090, 0.886629),
+           (0.1, 32.805344, 2.076345), (0.1, 43.513504, 1.103405)],
+    'fr': [(0.9, 16.447420, 0.968748), (1.0, 17.138401, 0.704769), (0.5, 19.390197, 0.816211),
+           (0.5, 20.509860, 0.660904), (0.1, 29.044094, 1.267816), (0.1, 31.892938, 1.054308)]}
 
 def authors_law(corpus):
-    """The law through four of the authors' points (TEff x tokens, PPL), from rarest to most."""
-    tokens, ppl, teff = NOTEBOOK[corpus][np.argsort(NOTEBOOK[corpus][:, 1])[[0, 3, 6, -1]]].T
+    """The law through the authors' points (TEff x tokens, PPL)."""
+    tokens, ppl, teff = np.transpose(NOTEBOOK[corpus])
     return ScalingLaw(teff * tokens, ppl)
 
 @pytest.mark.parametrize('corpus', NOTEBOOK)
-def test_the_authors_teffs_follow_from_a_law_through_four_of_their_points(corpus):
+def test_the_authors_teffs_follow_from_one_law(corpus):
     law = authors_law(corpus)
     for tokens, ppl, teff in NOTEBOOK[corpus]:
         assert law.tokens(ppl) / tokens == approx(teff, rel=1e-5)
 
 def test_the_teffs_that_the_paper_prints_follow_from_the_ppls_that_it_prints():
     """Within the rounding of both, in Tables 1 and 3."""
-    printed, laws = {}, {corpus: authors_law(corpus) for corpus in NOTEBOOK}
-    for line in tables.read_table('paper.csv'):
-        if line['source'] in ('Table 1', 'Table 3') and not line['value'].startswith('>'):
-            key = line['source'], line['row'], line['number']
-            printed.setdefault(key, line)[line['measure']] = float(line['value'])
-    lines = [line for line in printed.values() if 'TEff' in line and ' ' in line['corpora']]
+    paper, laws = tables.paper_values(), {corpus: authors_law(corpus) for corpus in NOTEBOOK}
+    lines = [(key, value) for key, (where, value) in paper.items()
+             if key[5] == 'TEff' and ' ' in key[1] and where.startswith('Table')]
     assert len(lines) == 47
-    for line in lines:
-        n, schedule = int(line['number']) - 1, line['schedule']
-        share = 0.5 if 'then' in schedule else float(schedule.split('/')[n]) / 100
-        law, tokens = laws[line['corpora'].split()[n]], share * float(line['data'])
-        least, most = (law.tokens(line['PPL'] + error) / tokens for error in (0.05, -0.05))
-        assert least - 0.005 < line['TEff'] < most + 0.005, line
+    for (*setting, _, n), teff in lines:
+        _, corpora, _, schedule, data = setting
+        share = 0.5 if 'then' in schedule else float(schedule.split('/')[n - 1]) / 100
+        law, (_, ppl) = laws[corpora.split()[n - 1]], paper[*setting, 'PPL', n]
+        least, most = (law.tokens(float(ppl) + error) / share / data for error in (0.05, -0.05))
+        assert least - 0.005 < float(teff) < most + 0.005, (setting, n)
 
 def test_where_the_law_accelerates_a_worse_ppl_than_its_start_is_worth_no_tokens():
     law = ScalingLaw([25, 50, 100], [1 / (0.02 + 0.08 * x) for x in (0.25, 0.5, 1)])
@@ -280,16 +266,6 @@ def test_every_size_corpus_and_test_text_has_its_own_law(other):
     rows += [row('mono', found['tokens'], 2 * found['ppl'], law=other) for found in rows]
     assert list(token_efficiency(rows)[0]) == [('gpt', 'en', ''), other]
     assert [found['teff'] for found in rows] == approx([1] * 6)
-
-@pytest.mark.parametrize('corpus, own, ppl, printed', [  # own: a share of all tokens
-    ('en', 0.1, 32.805344, 0.12), ('en', 0.5, 26.136199, -0.11), ('en', 1 / 18, 33.414951, 0.15),
-    ('fr', 0.1, 31.892938, 0.01), ('fr', 0.1, 29.044094, 0.03)])
-def test_tau_is_what_a_token_of_another_language_is_worth(corpus, own, ppl, printed):
-    law = authors_law(corpus)
-    law.runs = []
-    found = {'ppl': ppl, 'tokens': own, 'others': 1 - own, 'role': 'multi'}
-    analyze.add_efficiency(found, law)
-    assert found['tau'] == approx(printed, abs=0.006)
 
 @pytest.mark.parametrize('changes, says', [
     ({'batch_size': 160, 'max_iters': 50}, 'batch_size 160, mono_200000 80'),
@@ -372,12 +348,6 @@ def test_controls_set_every_sequence_against_the_next_as_far_as_both_go():
         expected = np.mean([np.mean([float(x @ y) for x, y in pair]) for pair in pairs])
         assert found['control'][layer] == approx(expected, abs=1e-6)
     assert 'control' not in hidden_similarity([(a[0], b[0])], True)[0]  # nothing is unrelated
-
-def test_retrieval_finds_the_right_counterpart_in_a_permuted_copy():
-    x, order = unit_rows(torch.randn(2, 50, 8)), torch.randperm(50)
-    assert analyze.retrieval(x[:, order], x[:, order]) == {'share': [1, 1], 'chance': 0.02}
-    fixed = float((order == torch.arange(50)).float().mean())
-    assert analyze.retrieval(x, x[:, order])['share'] == approx([fixed, fixed])
 
 def test_gradients_are_of_the_whole_sequence_with_query_key_and_value_apart():
     run, (ids, _) = random_run(), sequences()[0]
@@ -497,8 +467,7 @@ def test_glues_own_files_are_read(task, classes, text, tmp_path):
     ('words\tlabel\na\t1\n', "KeyError: 'sentence'"), ('', 'must hold sst2'),
     ('sentence\tlabel\na\t1\n', 'dev.tsv cannot be read')])
 def test_other_files_are_refused(text, says, in_runs, tmp_path):
-    (tmp_path / 'SST-2').mkdir()
-    (tmp_path / 'SST-2' / 'train.tsv').write_bytes(text.encode('latin-1'))
+    write(tmp_path / 'SST-2' / 'train.tsv', text)
     refused(says, 'glue', 'out/cloned', '--data', tmp_path)
 
 def test_metrics_are_their_definitions():

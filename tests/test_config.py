@@ -1,11 +1,11 @@
 """config: settings and their overrides, the configs, the table of runs, the paper's figures."""
 import ast
-import csv
 import functools
 import json
 import os
 import re
 import shlex
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +14,7 @@ from conftest import ROOT, script
 
 import analyze
 import config
-from config import UserError
+from config import UserError, tables
 from data_prep import check_languages, data_settings, marginals
 
 MODULES = '__init__ default figures huggingface runs tables tracking'.split()
@@ -67,33 +67,19 @@ def test_a_shipped_config_loads_and_says_what_it_is(path):
     check_languages(config.load([str(path)]))
     assert path.read_text().startswith('# ')
 
-def table(name):
-    with open(ROOT / 'config' / name, newline='', encoding='utf-8') as f:
-        return [SimpleNamespace(**row) for row in csv.DictReader(f)]
-
-def setting(corpora, vocabulary, data, schedule, size, **_):
-    return f'{corpora}, {vocabulary}, {float(data):g}, {schedule}, {size}'
-
-@functools.cache
-def figures():
-    rows = table('paper.csv')
-    for row in rows:
-        row.setting = setting(vocabulary=row.vocab, **vars(row))
-    return rows
+PAPER = tables.paper_values()  # {(*setting, measure, number): (where, value)}
 
 @functools.cache
 def runs():
-    rows = table('runs.csv')
+    rows = [SimpleNamespace(**row) for row in tables.read_table('runs.csv')]
     for row in rows:
         files = [str(ROOT / file) for file in row.config.split()]
         row.cfg = cfg = config.load([*files, *shlex.split(row.overrides)])
         row.plans = row.plans.split()
         row.tokens = cfg.max_iters * cfg.batch_size * cfg.block_size
-        row.setting = setting(**analyze.columns_of(cfg, ALL_DATA))
+        columns = analyze.columns_of(cfg, ALL_DATA)
+        row.setting = itemgetter('size', 'corpora', 'vocabulary', 'schedule', 'data')(columns)
     return rows
-
-def printed(source, row):
-    return [figure for figure in figures() if (figure.source, figure.row) == (source, str(row))]
 
 def test_every_run_has_its_own_name_and_every_figure_of_the_paper_has_a_run():
     assert len({run.run for run in runs()}) == len(runs())
@@ -101,7 +87,7 @@ def test_every_run_has_its_own_name_and_every_figure_of_the_paper_has_a_run():
         check_languages(run.cfg)
         commands = {measure.split()[0] for measure in run.measure.split(';')}
         assert run.plans and commands <= {'ppl', 'alignment', 'matching', 'glue'}, run.run
-    assert {figure.setting for figure in figures()} <= {run.setting for run in runs()}
+    assert {key[:5] for key in PAPER} <= {run.setting for run in runs()}
 
 def test_runs_of_one_dataset_have_equal_data_settings_and_amounts():
     first = {}
@@ -118,54 +104,46 @@ def test_the_studys_results_have_the_settings_of_their_rows():
         wanted = json.loads(json.dumps(vars(cfgs[row])))
         assert {key for key in saved if saved[key] != wanted[key]} <= {'out_dir', 'dataset'}, row
 
-# the rows of the paper's tables: billions of tokens; p(language) where it is not a half each
-TOKENS = {'Table 1': [1.2, 0.6, 0.12] + 6 * [1.2] + [2.4, 2.4, 3.6, 3.6],
-          'Table 3': 2 * [1.2, 0.6, 0.12] + 10 * [1.2] + [2.4, 2.4, 3.6, 3.6]}
-SHARES = {('Table 1', 5): [0.9, 0.1], ('Table 1', 6): 10 * [0.1],
-          ('Table 1', 7): [0.5] + 9 * [1 / 18],
-          ('Table 3', 8): [0.9, 0.1], ('Table 3', 9): [0.1, 0.9],
-          ('Table 3', 12): [0.9, 0.1], ('Table 3', 13): [0.1, 0.9]}
-ROWS = [(source, row) for source in TOKENS for row in range(1, 1 + len(TOKENS[source]))
-        if source == 'Table 1' or row > 3]  # Table 3 begins with rows of Table 1
+# Table 3 begins with rows of Table 1
+ROWS = [f'Table 1, row {n}' for n in range(1, 14)] + [f'Table 3, row {n}' for n in range(4, 21)]
 
-@pytest.mark.parametrize('source, row', ROWS)
-def test_every_row_of_the_papers_tables_is_one_run(source, row):
-    plan, setting = source.lower().replace(' ', ''), printed(source, row)[0].setting
-    run, = [run for run in runs() if plan in run.plans and run.setting == setting]
-    p = SHARES.get((source, row), [0.5, 0.5] if len(run.cfg.languages) > 1 else [1])
-    np.testing.assert_allclose(marginals(run.cfg.schedule), p, atol=1e-9)
-    assert run.tokens == pytest.approx(TOKENS[source][row - 1] * 1e9, rel=0.005)
+@pytest.mark.parametrize('where', ROWS)
+def test_every_row_of_the_papers_tables_is_one_run(where):
+    values = {key: value for key, (place, value) in PAPER.items() if place == where}
+    setting, = {key[:5] for key in values}
+    run, = [run for run in runs() if f'table{where[6]}' in run.plans and run.setting == setting]
+    assert run.tokens == pytest.approx(setting[-1] * ALL_DATA, rel=0.005)
+    if 'then' in setting[3]:  # half of the tokens each
+        np.testing.assert_allclose(marginals(run.cfg.schedule), 0.5, atol=1e-9)
     if not run.overrides:  # it has a config of its own
         names = run.config, run.cfg.dataset, run.cfg.out_dir
         assert names == (f'config/{run.run}.py', run.run, f'out/{run.run}')
     readme = (ROOT / 'config' / 'README.md').read_text().split('\n')
-    line, = [line for line in readme if line.startswith(f'| {source}, row {row} |')]
-    _, _, name, _, ppl, teff, *_ = (cell.strip() for cell in line.split('|'))
+    line, = [line for line in readme if line.startswith(f'| {where} |')]
+    _, _, name, _, ppl, teff, tokens, *_ = (cell.strip() for cell in line.split('|'))
     assert name == (run.run if run.overrides else f'[{run.run}]({run.run}.py)')
-    values = {(figure.measure, figure.number): figure.value for figure in printed(source, row)}
-    numbers = [number for measure, number in values if measure == 'PPL']
-    assert ppl == ' / '.join(values['PPL', number] for number in numbers)
-    assert teff == ' / '.join(values.get(('TEff', number), '-') for number in numbers)
+    assert tokens == f'{run.tokens / 1e9:.2g}B'
+    numbers = [number for *_, measure, number in values if measure == 'PPL']
+    assert ppl == ' / '.join(values[*setting, 'PPL', number] for number in numbers)
+    assert teff == ' / '.join(values.get((*setting, 'TEff', number), '-') for number in numbers)
 
 @pytest.mark.parametrize('size', ['4x512', '12x768', '24x1024'])
 @pytest.mark.parametrize('corpus', ['en', 'fr'])
 def test_the_law_of_every_size_has_runs_from_5_to_300_percent_of_the_tokens(corpus, size):
     law = [run for run in runs() if 'fig05_laws' in run.plans
-           and run.setting.startswith(corpus + ', ') and run.setting.endswith(' ' + size)]
+           and run.setting[:2] == (size, corpus)]
     shares = sorted(run.tokens / ALL_DATA for run in law)
     assert shares == pytest.approx([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5, 2, 3], rel=0.003)
     assert {run.cfg.batch_size for run in law} == {256 if size == '24x1024' else 128}
 
 @pytest.mark.parametrize('setting, measure, source, values', [
-    ('en fr, disjoint, 1, 50/50, 12x768', 'gradients', 'Fig. 13', '0.04'),  # swapped on arXiv
-    ('en fr, disjoint, 1, 90/10, 12x768', 'gradients', 'Fig. 13', '0.05'),
-    ('en en, disjoint, 1, 95/5, 12x768', 'embeddings', 'Appendix C', '0.28'),  # arXiv: 90/10
-    ('en en, disjoint, 1, 90/10, 12x768', 'embeddings', 'read off Fig. 6', '0.20'),
-    ('en en, disjoint, 3, 90/10, 12x768', 'PPL', "authors' notebook", '19.03 22.27'),
-    ('en en, 0.05 anchors, 1, 50/50, 12x768', 'PPL', 'read off Fig. 8', '23.4'),
-    ('en en, disjoint, 0.5, 90/10, 4x512', 'TEff', 'read off Fig. 9', '1.17 3.46')])
+    (('12x768', 'en fr', 'disjoint', '50/50', 1), 'gradients', 'Fig. 13', '0.04'),  # arXiv: swapped
+    (('12x768', 'en fr', 'disjoint', '90/10', 1), 'gradients', 'Fig. 13', '0.05'),
+    (('12x768', 'en en', 'disjoint', '95/5', 1), 'embeddings', 'Appendix C', '0.28'),  # arXiv 90/10
+    (('12x768', 'en en', 'disjoint', '90/10', 1), 'embeddings', 'read off Fig. 6', '0.20'),
+    (('12x768', 'en en', 'disjoint', '90/10', 3), 'PPL', "authors' notebook", '19.03 22.27'),
+    (('12x768', 'en en', '0.05 anchors', '50/50', 1), 'PPL', 'read off Fig. 8', '23.4'),
+    (('4x512', 'en en', 'disjoint', '90/10', 0.5), 'TEff', 'read off Fig. 9', '1.17 3.46')])
 def test_a_figure_beside_the_tables_stands_with_its_source(setting, measure, source, values):
-    found = [figure for figure in figures()
-             if (figure.setting, figure.measure) == (setting, measure)]
-    assert [figure.value for figure in found] == values.split()
-    assert {figure.source for figure in found} == {source}
+    found = [figure for key, figure in PAPER.items() if key[:6] == (*setting, measure)]
+    assert found == [(source, value) for value in values.split()]

@@ -1,6 +1,6 @@
 """data_prep.py: sources, tokenizers, the vocabulary map, datasets and what a run reads of them."""
-import base64
 import gzip
+import http.server
 import json
 import lzma
 import math
@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLONES, arguments, family, plain, run, script, settings, write_text
+from conftest import CLONES, arguments, family, plain, run, script, settings, write_bpe, write_text
 from faults import tar
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,26 +127,21 @@ def test_a_hub_data_set_is_read_as_far_as_training_needs(alone, documents):
     assert more['test_documents'] == data_prep.HUB_TEST_DOCUMENTS // 10
     assert less['train'][1] == math.ceil(1.02 * 50 * 8 * 32) and less['test'] == more['test']
 
-GATED_HUB = """
-import http.server, os, threading
-class Hub(http.server.BaseHTTPRequestHandler):
+class GatedHub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(403)
         self.send_header('X-Error-Code', 'GatedRepo')
         self.end_headers()
-    def log_message(self, *args): pass
-server = http.server.HTTPServer(('127.0.0.1', 0), Hub)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-os.environ['HF_ENDPOINT'] = f'http://127.0.0.1:{server.server_port}'
-import config, data_prep
-config.run(lambda: list(data_prep.documents_of('hf:secret/books')))
-"""
 
 def test_a_gated_hub_data_set_says_so_in_one_line(alone):
     pytest.importorskip('datasets', reason='the optional package datasets is not installed')
-    ended = subprocess.run([sys.executable, '-c', GATED_HUB], capture_output=True, text=True)
-    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert 'hf:secret/books cannot be read (GatedRepoError' in ended.stderr
+    with http.server.HTTPServer(('127.0.0.1', 0), GatedHub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub = {'HF_ENDPOINT': f'http://127.0.0.1:{server.server_port}', 'HF_HUB_OFFLINE': '0'}
+        result = script('data_prep.py', "--corpora={'en': 'hf:secret/books'}", env=os.environ | hub)
+        server.shutdown()
+    assert result.status == 1 and result.err.count('\n') == 1, result.err
+    assert 'hf:secret/books cannot be read (GatedRepoError' in result.err
 
 def test_the_commit_of_a_hub_data_set_identifies_it(alone):
     for commit in ('a' * 40, 'b' * 40):
@@ -179,18 +175,14 @@ def test_a_hub_data_set_whose_connection_broke_resumes_where_it_ended(alone, doc
 def test_a_bad_source_is_refused_and_leaves_nothing_half_made(source, content, says, alone):
     Path('bad').mkdir()
     Path('bad', os.path.basename(source).partition(':')[0] or 'unused').write_bytes(content)
-    tokenizer = f'tiktoken:{byte_ranks(alone / "bytes.tiktoken")}'
+    write_bpe(alone / 'bytes.tiktoken', BYTES)
     with pytest.raises(UserError, match=says):
-        prepare(settings(corpora={'en': source}, tokenizer=tokenizer))
+        prepare(settings(corpora={'en': source}, tokenizer='tiktoken:bytes.tiktoken'))
     assert not [path for path in Path('data').rglob('*') if path.is_file()]
 
 TEXT = 'Ünïcödé, 日本語 \U0001f600\nline two\r\n  indented \n\nno-blank-at-all\n\n\ttabs\t'
 
-def byte_ranks(path, extra=()):
-    """A tiktoken ranks file: all bytes, then the given tokens."""
-    tokens = [bytes([i]) for i in range(256)] + list(extra)
-    path.write_text(''.join(f'{base64.b64encode(t).decode()} {i}\n' for i, t in enumerate(tokens)))
-    return path
+BYTES = [bytes([i]) for i in range(256)]
 
 def test_sentencepiece_is_lossless_and_one_that_exists_is_taken_as_it_is(alone, documents):
     data_prep.train_tokenizer(documents, alone / 'one.model', 500)
@@ -202,7 +194,8 @@ def test_sentencepiece_is_lossless_and_one_that_exists_is_taken_as_it_is(alone, 
     assert Path('data/tiny/en.model').read_bytes() == Path('one.model').read_bytes()
 
 def test_tiktoken_is_read_from_a_ranks_file(alone):
-    tokenizer = load_tokenizer(byte_ranks(alone / 'x.tiktoken', [b'th', b' th', b' the']))
+    write_bpe(alone / 'x.tiktoken', [*BYTES, b'th', b' th', b' the'])
+    tokenizer = load_tokenizer(alone / 'x.tiktoken')
     assert tokenizer.encode('the the') == [256, ord('e'), 258]
     assert (tokenizer.vocab_size, tokenizer.eod, tokenizer.pieces[257]) == (260, 259, ' th')
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
@@ -243,27 +236,21 @@ def test_a_second_dataset_over_a_corpus_shares_its_tokens(here, capsys):
     assert 'training' not in capsys.readouterr().out
     assert os.path.samefile('data/second/train.bin', 'data/tiny/train.bin')
 
-def test_clones_share_the_sequences_in_the_schedules_proportion(here):
-    dataset = prepared(dataset='three', languages=[(f'EN{i}', 'en') for i in range(3)],
-                       schedule=[(0.0, (0.8, 0.1, 0.1)), (0.5, (0.2, 0.7, 0.1))])
-    pools, n = dataset.pools, (dataset.meta['corpora']['en']['train_tokens'] - 1) // 32
-    assert sorted(np.concatenate(pools)) == list(range(n))
-    sizes = [len(pool) for pool in pools]
-    np.testing.assert_allclose(sizes, np.array([0.5, 0.4, 0.1]) * n, atol=1)
-    assert all(0.4 < (pool < n / 2).mean() < 0.6 for pool in pools[:2])  # spread over the text
-
 def test_two_corpora_follow_each_other_and_keep_their_languages(alone, documents):
     write_text(alone / 'fr', map(str.upper, documents[:6]))
     p, of = (0.5, 0.3, 0.2), ('en', 'fr', 'en')
-    dataset = prepared(corpora={'en': 'text/*.txt', 'fr': 'fr/*.txt'}, schedule=[(0.0, p)],
+    dataset = prepared(corpora={'en': 'text/*.txt', 'fr': 'fr/*.txt'},
+                       schedule=[(0.0, (0.8, 0.1, 0.1)), (0.5, (0.2, 0.5, 0.3))],  # p in all
                        languages=[(f'L{i}', corpus) for i, corpus in enumerate(of)])
     corpora, tokens, vocab_map = dataset.meta['corpora'], dataset.tokens, dataset.vocab_map
     for part in ('train', 'test'):
         (_, end), (start, last) = (corpora[name][part] for name in ('en', 'fr'))
         assert end == start and last == len(tokens[part])
-    en, first = corpora['en']['sequences'], round(corpora['en']['sequences'] * 5 / 7)
-    sizes = [len(pool) for pool in dataset.pools]
-    assert sizes == [first, corpora['fr']['sequences'], en - first]
+    en, fr = ((corpora[name]['train_tokens'] - 1) // 32 for name in ('en', 'fr'))
+    first = round(en * 5 / 7)
+    assert [len(pool) for pool in dataset.pools] == [first, fr, en - first]
+    assert sorted(np.concatenate(dataset.pools)) == list(range(en + fr))
+    assert 0.4 < (dataset.pools[2] < en / 2).mean() < 0.6  # spread over the text
     frequency = Counter()
     for language, corpus in enumerate(of):
         start, end = corpora[corpus]['train']
@@ -313,29 +300,24 @@ def test_preparation_works_with_every_start_method_and_its_workers_end_with_it(m
         assert (tokens == expected.tokens[part]).all()
     command += ['--overwrite', '--tokenizer=en.model', "--corpora={'en': 'corpora/eltec-eng*'}"]
     os.rename('data/tiny/en.model', 'en.model')
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     while len(family(process.pid)) < 3:
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(1)  # they are at work
-    workers = family(process.pid)
     process.kill()
-    process.wait()
-    end = time.time() + 20
-    while any(Path(f'/proc/{pid}').exists() for pid in workers):
-        assert time.time() < end
-        time.sleep(0.1)
+    process.communicate(timeout=60)  # ends with the last of its workers, as they hold its output
 
 def test_a_disk_that_fills_up_leaves_nothing_half_made(alone):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file beyond 100 kB
-    result = script('data_prep.py', *arguments(), preexec_fn=limit)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    result = script('data_prep.py', *arguments(), preexec_fn=limit)  # no file beyond 100 kB
     assert result.status == 1 and 'File too large' in result.err
     assert [path.name for path in Path('data').rglob('*.*') if path.is_file()] == ['bpe.model']
 
 def test_ten_clones_do_not_wrap_uint16(alone):
     two = [bytes([a, b]) for a in range(97, 224) for b in range(97, 224)][:16384 - 257]
-    dataset = prepared(tokenizer=f'tiktoken:{byte_ranks(alone / "big.tiktoken", two)}',
+    write_bpe(alone / 'big.tiktoken', BYTES + two)
+    dataset = prepared(tokenizer='tiktoken:big.tiktoken',
                        schedule=[(0.0, 10 * (0.1,))],
                        languages=[(f'EN{i}', 'en') for i in range(10)])
     assert dataset.meta['vocab_size'] == 163_840 and dataset.tokens['train'].dtype == np.uint16

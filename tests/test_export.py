@@ -1,5 +1,4 @@
 """analyze.py export: transformers makes of the folder what the run and its tokenizer make."""
-import base64
 import json
 import math
 import os
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLONES, ROOT, script, settings
+from conftest import CLONES, ROOT, script, settings, write_bpe, write_text
 from tiktoken._educational import bpe_train
 from tiktoken_ext.openai_public import r50k_pat_str
 
@@ -58,11 +57,6 @@ def same_ids_and_logits(out_dir, language, corpus='en'):
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     return run, tokenizer, model
 
-def byte_pairs(path, text):
-    """A tiktoken ranks file of 400 tokens, trained on a text."""
-    ranks = bpe_train(text, 400, r50k_pat_str, visualise=None).items()
-    path.write_text(''.join(f'{base64.b64encode(token).decode()} {i}\n' for token, i in ranks))
-
 def test_a_clone_has_the_runs_logits_and_its_own_ids(in_runs):
     for language, lowest in ('EN1', 0), ('EN2', 400):
         _, tokenizer, _ = same_ids_and_logits('out/cloned', language)
@@ -96,13 +90,12 @@ def test_other_shapes_vocabularies_and_tokenizers(case, alone, documents):
     if case == 'narrow heads':
         own = own | {'n_head': 3, 'head_dim': 8}
     elif case == 'tiktoken':
-        byte_pairs(alone / 'pairs.tiktoken', documents[-1][:20_000])
+        ranks = bpe_train(documents[-1][:20_000], 400, r50k_pat_str, visualise=None)
+        write_bpe(alone / 'pairs.tiktoken', ranks)
         own = own | {'tokenizer': 'tiktoken:pairs.tiktoken'}
     else:
         language, french = 'FR', analyze.read_lines(str(ROOT / 'corpora/parallel.fr'))
-        Path('fr').mkdir()
-        for n in range(10):
-            Path(f'fr/{n}.txt').write_text('\n'.join(french[40 * n:40 * n + 40]), 'utf-8')
+        write_text(alone / 'fr', ['\n'.join(french[i:i + 40]) for i in range(0, 400, 40)])
         own = {'corpora': {'en': 'text/*.txt', 'fr': 'fr/*.txt'}, 'vocab': 'anchored',
                'languages': [('EN', 'en'), ('FR', 'fr')], 'schedule': CLONES['schedule']}
     train.main(settings(**own, out_dir='out/a'))

@@ -3,14 +3,12 @@
 1 kill at any time, 2 preemption, 3 keep what matters, 4 other hardware, 5 hostile or damaged files,
 6 two at once, 7 slow leaks, 8 numbers that lie. `python tests/faults.py` does more of 1 and 5."""
 import contextlib
-import json
 import math
 import os
 import re
 import resource
 import shutil
 import signal
-import statistics
 import sys
 import tarfile
 from pathlib import Path
@@ -108,10 +106,8 @@ def test_3_the_checkpoint_before_a_damaged_one_is_there_and_offered(killed, undi
 
 def test_3_a_full_disk_while_saving_keeps_the_old_checkpoint(killed, undisturbed):
     before = LAST.read_bytes()
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # less than a checkpoint
-    result = script('train.py', *RUN, preexec_fn=limit)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    result = script('train.py', *RUN, preexec_fn=limit)  # a checkpoint is larger
     assert result.status == 1 and 'could not be saved in out/a' in result.err, result.err
     assert LAST.read_bytes() == before and not list(Path('out/a').glob('*.partial'))
     assert_continues_to(undisturbed)
@@ -212,19 +208,17 @@ def test_6_of_two_preparations_of_a_dataset_the_second_waits(alone):
 def test_7_thousands_of_steps_hold_memory_handles_and_speed_steady(prepared):
     small = {'n_layer': 1, 'n_embd': 8, 'n_head': 1, 'batch_size': 1, 'max_iters': 6000,
              'eval_interval': 500, 'checkpoint_interval': 500, 'log_interval': 10}
-    process = begin(*arguments(**LONG | small))
-    log, samples = Path('out/a/speed.jsonl'), []
-    while process.poll() is None:
-        process.stdout.readline()  # drain
-        if len(samples) < 4 and log.read_text().count('\n') >= 145 * (len(samples) + 1):
-            status = Path(f'/proc/{process.pid}/status').read_text()
-            handles = len(os.listdir(f'/proc/{process.pid}/fd'))
-            samples.append((int(re.search(r'VmRSS:\s+(\d+) kB', status)[1]), handles))
-    assert process.wait() == 0 and len(samples) == 4  # one every 1,450 steps
-    memory, handles = zip(*samples)
-    assert memory[3] < memory[0] + 1024 and len(set(handles)) == 1, samples  # 240 bytes a step
-    speeds = [json.loads(line)['tokens_per_second'] for line in log.read_text().splitlines()]
-    assert statistics.median(speeds[-200:]) > 0.5 * statistics.median(speeds[100:300])
+    process, samples = begin(*arguments(**LONG | small)), []
+    for line in process.stdout:
+        if re.match('step [1-5],250/', line):  # halfway between two checkpoints
+            folder = Path(f'/proc/{process.pid}')
+            stat = (folder / 'stat').read_text().rpartition(')')[2].split()
+            user, system, pages = (int(stat[i]) for i in (11, 12, 21))
+            samples.append((user + system, pages, len(os.listdir(folder / 'fd'))))
+    assert process.wait() == 0 and len(samples) == 5
+    ticks, pages, handles = zip(*samples)
+    assert pages[-1] < pages[0] + 256 and len(set(handles)) == 1, samples  # 260 bytes a step
+    assert ticks[4] - ticks[3] < 2 * (ticks[1] - ticks[0]), samples  # of CPU time, in 1,000 steps
 
 def test_8_uncertainty_of_ppl_is_that_of_a_mean():
     rng, inside = np.random.default_rng(0), 0
@@ -234,6 +228,5 @@ def test_8_uncertainty_of_ppl_is_that_of_a_mean():
         ppl = math.exp(nats.sum() / scored.sum())
         uncertainty = analyze.ppl_uncertainty(nats, scored)
         inside += abs(ppl / math.exp(4) - 1) < uncertainty
-    assert uncertainty == pytest.approx(1.96 * 0.3 / math.sqrt(200), rel=0.2)
     assert 930 <= inside <= 970
     assert analyze.ppl_uncertainty(nats[:1], scored[:1]) is None

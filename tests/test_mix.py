@@ -3,7 +3,6 @@ import contextlib
 import io
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ def law(corpus, own, others, tau=0.0, cost=0.0):
     return 3 + A[corpus] * ((own + tau * others) / 1e6) ** -B + cost * others / (own + others)
 
 def write_run(folder, languages, shares, total, rng, noise, text='', **more):
-    folder, (taus, costs) = Path(folder), (more.pop('tau', {}), more.pop('cost', {}))
+    taus, costs = more.pop('tau', {}), more.pop('cost', {})
     cfg = vars(settings(languages=languages, corpora={c: '' for _, c in languages}, out_dir='',
                         warmup_iters=0, schedule=[(0.0, shares)], max_iters=total // 256, **more))
     seen = {name: round(total * p) for (name, _), p in zip(languages, shares)}

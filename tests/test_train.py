@@ -41,15 +41,6 @@ def test_a_run_prepares_its_dataset_says_what_it_costs_and_saw_and_learns(alone)
     assert 'loss EN1 {EN1:.4f}, EN2 {EN2:.4f}\n'.format(**log[-1]['eval_loss']) in result.out
     assert load('out/a/ckpt.pt')['sequences_read'] == [n // 32 for n in seen.values()]
 
-def test_the_same_command_twice_writes_the_same_bytes(alone):
-    run = dict(**CLONES, out_dir='out/a')
-    trained(**run)
-    first = contents('out/a')
-    for folder in ('out', 'data'):
-        shutil.rmtree(folder)
-    assert script('train.py', *arguments(**run)).status == 0
-    assert contents('out/a') == first
-
 def test_learning_rate_warms_up_and_follows_a_cosine():
     cfg = settings(learning_rate=6e-4, min_lr=6e-6, warmup_iters=500, max_iters=18265)
     middle = 500 + (18265 - 500) / 2
@@ -74,32 +65,30 @@ def test_micro_batches_and_processes_do_not_change_the_run(model, here):
             assert a.get('tokens_seen') == b.get('tokens_seen')
             for key in a.keys() & {'loss', 'eval_loss'}:
                 assert a[key] == pytest.approx(b[key], rel=1e-5), (other, a['step'])
-        for name, value in load(f'{other}/ckpt.pt')['model'].items():
-            torch.testing.assert_close(value, weights[name], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(load(f'{other}/ckpt.pt')['model'], weights, atol=1e-4, rtol=1e-3)
 
 @pytest.mark.parametrize('model, processes', [
     ('word2vec', (1, 1)), ('gpt', (1, 2)), ('gpt', (2, 1))])  # GPT on 1 and 1: test_faults.py
 def test_a_killed_run_resumes_also_on_fewer_or_more_processes(model, processes, alone):
-    common = dict(**CLONES, model=model, max_iters=60, checkpoint_interval=4, log_interval=7,
+    common = dict(**CLONES, model=model, max_iters=120, checkpoint_interval=4, log_interval=7,
                   shard=True)
     trained(**common, out_dir='out/undisturbed')
     run = arguments(**common, out_dir='out/a')
     kill(begin(*run, processes=processes[0], until='out/a/ckpt.pt'))
-    assert 0 < load('out/a/ckpt.pt')['step'] < 60
+    assert 0 < load('out/a/ckpt.pt')['step'] < 120
     with open('out/a/log.jsonl', 'a') as f:
-        f.write('{"step": 59, "lo')  # as if killed while writing
+        f.write('{"step": 119, "lo')  # as if killed while writing
     result = script('train.py', *run, processes=processes[1])
     assert 'resumed after step' in result.out, result.err
     a, b = load('out/a/ckpt.pt'), load('out/undisturbed/ckpt.pt')
     if processes == (1, 1):
         assert contents('out/a')['log.jsonl'] == contents('out/undisturbed')['log.jsonl']
         assert same(a, b)
-    assert a['sequences_read'] == b['sequences_read'] and a['model'].keys() == b['model'].keys()
+    assert a['sequences_read'] == b['sequences_read']
     assert a['optimizer']['param_groups'] == b['optimizer']['param_groups']
-    for name, value in a['model'].items():
-        torch.testing.assert_close(value, b['model'][name], atol=2e-3, rtol=1e-2)
-        mean, expected = (c['optimizer']['state'][name]['exp_avg'] for c in (a, b))
-        torch.testing.assert_close(mean, expected, atol=1e-4, rtol=1e-1)
+    torch.testing.assert_close(a['model'], b['model'], atol=2e-3, rtol=1e-2)
+    moments = (checkpoint['optimizer']['state'] for checkpoint in (a, b))
+    torch.testing.assert_close(*moments, atol=1e-4, rtol=1e-1)
 
 def test_evaluation_is_the_loss_over_the_same_windows_of_test_text(here):
     cfg = settings(**CLONES, out_dir='out/eval')
@@ -244,8 +233,7 @@ def test_a_run_begins_with_the_weights_of_another_and_resumes_without_it(alone, 
     ({'vocab_size': 401, 'dataset': 'larger'}, 'its vocabulary is'),
     ({'min_chars': 9000, 'dataset': 'fewer'}, 'its vocabulary is')])
 def test_weights_of_another_shape_or_vocabulary_are_refused(own, says, here):
-    if not Path('out/first/ckpt.pt').exists():
-        train.main(settings(out_dir='out/first'))
+    train.main(settings(out_dir='out/first'))  # once, for all
     with pytest.raises(train.UserError, match=says):
         train.main(settings(**{'out_dir': 'out/refused', 'init_from': 'out/first'} | own))
     assert not Path('out/refused/config.json').exists()
