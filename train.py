@@ -390,12 +390,19 @@ def train(cfg, held):
         dist.all_reduce(stop)  # torchrun stops all ranks once one exits: wait until rank 0 has saved
         del model, part  # they hold the group, whose threads must not outlive it
         dist.destroy_process_group()
-    if not last:
+    if last:
+        say(f'{out_dir}: {cfg.max_iters:,} steps in {time.time() - begun:.0f} s, tokens seen: '
+            + ', '.join(f'{name} {n:,}' for name, n in tokens_seen.items()))
+        say(f'next: python analyze.py {"ppl" if cfg.model == "gpt" else "alignment"} {out_dir}')
+    else:
         say(f'stopped by a signal after step {done:,}, saved in {out_dir}; the same command continues')
-        sys.exit(75)  # EX_TEMPFAIL: try again
-    say(f'{out_dir}: {cfg.max_iters:,} steps in {time.time() - begun:.0f} s, tokens seen: '
-        + ', '.join(f'{name} {n:,}' for name, n in tokens_seen.items()))
-    say(f'next: python analyze.py {"ppl" if cfg.model == "gpt" else "alignment"} {out_dir}')
+    status = 0 if last else 75  # EX_TEMPFAIL: try again
+    if sharded and __name__ == '__main__':  # DTensor's caches hold the group: skip their end
+        held.close()
+        sys.stdout.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
 
 def main(cfg):
     try:

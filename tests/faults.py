@@ -11,6 +11,7 @@ read, or refused with a UserError. Ends with status 1 if anything differs.
 import argparse
 import base64
 import contextlib
+import glob
 import gzip
 import io
 import json
@@ -87,9 +88,9 @@ def changes(folder):
     """Names and sizes of what is being written: files aside, checkpoints, logs."""
     seen = []
     for pattern in 'data/.partial/*', 'data/.partial/*/*', 'out/*/*':
-        for path in folder.glob(pattern):
+        for path in glob.glob(str(folder / pattern)):  # unlike pathlib's, at ease with what vanishes
             with contextlib.suppress(OSError):
-                seen.append((path.name, path.stat().st_size))
+                seen.append((os.path.basename(path), os.path.getsize(path)))
     return seen
 
 def kill_at_random(folder, run, draw, null=subprocess.DEVNULL):
