@@ -397,7 +397,7 @@ def train(cfg, held):
     else:
         say(f'stopped by a signal after step {done:,}, saved in {out_dir}; the same command continues')
     status = 0 if last else 75  # EX_TEMPFAIL: try again
-    if sharded and __name__ == '__main__':  # DTensor's caches hold the group: skip their end
+    if sharded and __name__ == '__main__':  # DTensor's caches keep threads alive: exit now
         held.close()
         sys.stdout.flush()
         os._exit(status)
