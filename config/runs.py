@@ -47,7 +47,7 @@ def side_by_side(commands, jobs):
     """Run shell commands, `jobs` at a time and on a core each: two threads that share a busy core
     wait for each other most of the time."""
     def run(command):
-        print(command, flush=True)
+        print(f'{command}\n', end='', flush=True)  # one write: another thread prints too
         return subprocess.run(command, shell=True, capture_output=True, text=True, env=one_thread)
     one_thread = os.environ | {'OMP_NUM_THREADS': '1'}
     with ThreadPoolExecutor(jobs) as pool:
