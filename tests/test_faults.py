@@ -84,8 +84,9 @@ def second_of(process):
             if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes())
     return pid
 
-def test_2_all_processes_stop_at_the_step_at_which_one_got_the_signal(prepared):
-    process = begin(*RUN, processes=2)
+@pytest.mark.parametrize('shard', [False, True])
+def test_2_all_processes_stop_at_the_step_at_which_one_got_the_signal(shard, prepared):
+    process = begin(*RUN, f'--shard={shard}', processes=2)
     os.kill(second_of(process), signal.SIGUSR1)
     out, err = process.communicate(timeout=120)
     step = int(re.search(r'stopped by a signal after step (\d+)', out)[1])
