@@ -100,8 +100,9 @@ def name_of(out_dir):
     return os.path.basename(os.path.normpath(out_dir))
 
 def run_folders(out_dirs):
-    """out_dirs, files dropped: out/* also matches the figure next to the runs."""
-    return [str(path) for path in out_dirs if not os.path.isfile(path)]
+    """out_dirs, each once, files dropped: out/* also matches the figure next to the runs."""
+    paths = [Path(path) for path in out_dirs]
+    return list(dict.fromkeys(str(path) for path in paths if not path.is_file()))
 
 def number(value, low=-1e15, high=1e15):
     """A number from a file as a float; None becomes nan."""

@@ -38,7 +38,8 @@ def log_scale(axes, which):
 
 def teff(laws, rows=()):
     """PPL by tokens: the laws and their runs, and an arrow from each row to its law, over MLTE."""
-    picture, ((axes,),) = subplots(1, 1, 8, 4)
+    height = max(4, 0.2 * (len(laws) + len(rows)))  # the legend has a line for each
+    picture, ((axes,),) = subplots(1, 1, 8, height)
     for i, law in enumerate(laws.values()):
         x = np.geomspace(law.shortest, law.unit, 200)
         axes.plot(x, law.ppl(x), color=f'C{i}', lw=1, label=law.name)

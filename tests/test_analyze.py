@@ -154,7 +154,7 @@ def test_teff_measures_what_is_missing_and_writes_a_table_that_it_reads(in_runs,
     for n, notes in ((1, 0), (2, 1)):  # a single sequence has no control
         measure('alignment', 'out/cloned', f'--sequences={n}')
         capsys.readouterr()
-        measure('teff', *folders, 'out/teff.png')  # as out/* gives them
+        measure('teff', *folders, 'out/cloned/', 'out/teff.png')  # as several globs give them
         shown = capsys.readouterr().out
         assert 'EN1: PPL' not in shown
         assert shown.count('out/cloned: net cosine of hidden states of EN1 and EN2') == notes
