@@ -1,8 +1,7 @@
 """
-The paper's two models: a GPT (section 3), and word2vec (appendix C) as a control in which words
-share no weights. Neither knows about languages: a clone is just other rows of both tables.
+The paper's GPT (section 3). It knows nothing of languages: a clone is just other rows of both
+tables. It is GPT-2's decoder with the details of the paper's reference code:
 
-The GPT is GPT-2's decoder with the details of the paper's reference code:
 - pre-LN blocks, learned positions, no dropout, tanh-GELU, an MLP 4 times as wide
 - biases everywhere but in the head
 - untied input and output embeddings; input embeddings scaled by sqrt(n_embd)
@@ -13,7 +12,6 @@ The GPT is GPT-2's decoder with the details of the paper's reference code:
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -157,65 +155,3 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x)
         return linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
-
-class Word2Vec(nn.Module):
-    """Skip-gram with negative sampling (Mikolov et al., 2013), on whole batches of text.
-
-    - lm_head(context) . wte(centre) is the logit of two words standing within WINDOW of each other
-    - a pair at distance d has weight (WINDOW + 1 - d) / WINDOW, the share of word2vec's random
-      window sizes that include it
-    - negatives are drawn from frequency^0.75: POOL of them serve all pairs of a step, weighted
-      NEGATIVES / POOL. The expectation is that of NEGATIVES per pair, with less variance
-    - initialised like word2vec: wte uniform within 0.5 / n_embd, lm_head zero
-    - words share no parameter, unless shared_layer adds a feed-forward layer after wte (appendix A)
-    """
-    WINDOW, NEGATIVES, POOL = 5, 20, 2048
-
-    def __init__(self, config, shared_layer=False):
-        super().__init__()
-        self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.shared = MLP(config) if shared_layer else None
-        nn.init.uniform_(self.wte.weight, -0.5 / config.n_embd, 0.5 / config.n_embd)
-        nn.init.zeros_(self.lm_head.weight)
-        negatives = torch.zeros(self.POOL, dtype=torch.int64)
-        self.register_buffer('negatives', negatives, persistent=False)
-
-    def num_params(self):
-        """Parameters outside the two tables: none, unless there is a shared layer."""
-        return sum(p.numel() for p in self.shared.parameters()) if self.shared else 0
-
-    def flops_per_token(self):
-        """FLOPs of a forward and backward pass, per token: those of the scores."""
-        scores = self.POOL + self.config.block_size + 1
-        return 6 * (scores * self.config.n_embd + self.num_params())
-
-    def set_frequency(self, frequency):
-        """How often each id occurs in the training text, (vocab_size,), in any unit."""
-        self.noise = np.cumsum(np.asarray(frequency, float) ** 0.75)
-
-    def draw_negatives(self, seed):
-        """Draw a step's negatives, one from each of POOL equal parts of the distribution. They
-        depend on the seed (ints) alone."""
-        places = (np.arange(self.POOL) + np.random.default_rng(seed).random(self.POOL)) / self.POOL
-        ids = np.searchsorted(self.noise, places * self.noise[-1], 'right')
-        self.negatives.copy_(torch.from_numpy(ids.clip(max=len(self.noise) - 1)))
-
-    def forward(self, idx, targets):
-        """Token ids (B, T), the ids that follow them (B, T) -> mean loss per pair, in nats."""
-        text = torch.cat((idx, targets[:, -1:]), 1)  # (B, T + 1)
-        centre = self.wte(text)
-        if self.shared:
-            centre = centre + self.shared(centre)
-        place = torch.arange(text.size(1), device=text.device)
-        distance = (place[:, None] - place).abs()
-        weight = (self.WINDOW + 1 - distance).clamp(min=0) * (distance > 0) / self.WINDOW
-        context = F.embedding(text, self.lm_head.weight)
-        noise = F.embedding(self.negatives, self.lm_head.weight)
-        positive = F.softplus(-(centre @ context.mT).float())  # (B, T + 1, T + 1)
-        negative = F.softplus((centre @ noise.T).float())  # (B, T + 1, POOL)
-        pairs = weight.sum(1)  # of each centre
-        negative = (negative.mean(-1) * pairs).sum(1) * self.NEGATIVES
-        loss = (positive * weight).sum((1, 2)) + negative
-        return loss.mean() / pairs.sum()

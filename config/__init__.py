@@ -1,7 +1,8 @@
-"""Settings, nanoGPT-style: config/default.py lists them all, a config file overrides some, --key=value overrides both.
-A config file is Python and is executed: read it before you run it.
-
-Any function here may raise UserError for a user's mistake or a damaged file; docstrings do not repeat this."""
+"""
+Settings, nanoGPT's way: config/default.py lists them all, a config file sets some of them, and
+--key=value overrides both. A config file is Python and is executed: read it first. A user's mistake
+ends any script with one line: docstrings do not say so again. DEBUG=1 shows the traceback.
+"""
 import ast
 import contextlib
 import difflib
@@ -13,87 +14,70 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 DEFAULT = Path(__file__).parent / 'default.py'
-# settings that do not change what is learned: a run may be continued, or recognised as finished, with other values
-FREE = {'out_dir', 'micro_batch_size', 'shard', 'eval_interval', 'eval_iters', 'checkpoint_interval', 'log_interval',
-        'log_to', 'keep_checkpoints', 'resume', 'overwrite', 'device', 'dtype', 'compile', 'num_workers'}
-
-class UserError(Exception):
-    """A user's mistake in one line: what, where, and what to do. Shown without a traceback unless DEBUG=1."""
 
 @contextlib.contextmanager
 def reading(path, remedy):
-    """Whatever goes wrong while a file is read, or its values converted, becomes one line ending with the remedy."""
+    """Turn whatever goes wrong while a file is read or converted into one line with the remedy."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as e:  # json, numpy, torch and zip have a hundred ways to fail
-        raise UserError(f'{path} cannot be read ({type(e).__name__}: {e!s:.200}): {remedy}') from e
+        if 'DEBUG' in os.environ:
+            raise
+        reason = ' '.join(f'{type(e).__name__}: {e}'.split())
+        sys.exit(f'{path} cannot be read ({reason:.200}): {remedy}')
 
 def read_json(path, remedy):
     """The dictionary in a JSON file; None if there is no file."""
     with reading(path, remedy):
         return dict(json.loads(Path(path).read_text('utf-8'))) if os.path.lexists(path) else None
 
-def settings(path):
-    """The variables that a config file sets, without its modules, functions and _private names."""
-    with reading(path, 'it must be a Python file'):
-        variables = runpy.run_path(str(path))
-    return {k: v for k, v in variables.items() if not (k.startswith('_') or callable(v) or isinstance(v, ModuleType))}
+def read(path):
+    """The variables that a config file sets, without modules, functions and _private names."""
+    with reading(path, 'a config file is Python, a setting is written --key=value'):
+        return {key: value for key, value in runpy.run_path(str(path)).items()
+                if not (key.startswith('_') or callable(value) or isinstance(value, ModuleType))}
+
+def override(settings, overrides, where):
+    """Change settings (a dictionary) that exist to values of their type and range."""
+    for key, value in overrides.items():
+        if key not in settings:
+            nearest = ' or '.join(difflib.get_close_matches(key, settings, 2)) or 'one of --help'
+            sys.exit(f'{where}: unknown setting {key!r}, did you mean {nearest}?')
+        default, switch = settings[key], key == 'compile' and value in ('auto', True, False)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default) and not switch:
+            sys.exit(f'{where}: {key} must be like {default!r}, not {value!r}')
+        if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
+            sys.exit(f'{where}: {key} must be between 0 and 2^63, not {value!s:.40}')
+        settings[key] = value
+    return settings
 
 def load(argv, doc=''):
-    """argv [CONFIG.py] [--key=value ...], the later overriding -> a namespace. --help prints doc and every setting."""
+    """[CONFIG.py] [--key=value ...], each overriding those before -> a namespace of settings."""
     if '--help' in argv or '-h' in argv:
-        lines = ['  --' + line if line[:1].isalpha() else line for line in DEFAULT.read_text().splitlines()[1:]]
-        print(doc.strip(), '', 'Settings (--key=value):', *lines, sep='\n')
+        print(doc.strip(), 'Settings, written --key=value:', DEFAULT.read_text('utf-8'), sep='\n\n')
         sys.exit()
-    config = settings(DEFAULT)
+    settings = read(DEFAULT)
     for argument in argv:
-        key, equals, value = argument.removeprefix('--').partition('=')
-        if not argument.startswith('--'):
-            for key, value in settings(argument).items():
-                override(config, key, value, argument)
-            continue
-        if not isinstance(config.get(key), str) or value in ('True', 'False'):  # compile is 'auto', True or False
-            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                value = ast.literal_eval(value)
-        override(config, key, value if equals else True, argument)  # a bare --flag is True
-    return SimpleNamespace(**config)
-
-def override(config, key, value, where):
-    """config[key] = value, if the key exists and the value has its type and range."""
-    if key not in config:
-        hit = difflib.get_close_matches(key, config, 1, 0.4)
-        raise UserError(f'{where}: unknown setting {key!r}, ' + (f'did you mean {hit[0]!r}?' if hit else 'see --help'))
-    default = config[key]
-    if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
-        raise UserError(f'{where}: {key} must be between 0 and 2^63, not {value!s:.40}')
-    value = float(value) if isinstance(default, float) and type(value) is int else value
-    if type(value) is not type(default) and not (key == 'compile' and value in ('auto', True, False)):
-        raise UserError(f'{where}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}')
-    config[key] = value
+        key, equals, text = argument.removeprefix('--').partition('=')
+        value = text if equals else True  # a bare --flag
+        if not isinstance(settings.get(key), str) or text in ('True', 'False'):
+            with contextlib.suppress(Exception):  # a string needs no quotes
+                value = ast.literal_eval(text)
+        override(settings, {key: value} if argument[:2] == '--' else read(argument), argument)
+    return SimpleNamespace(**settings)
 
 def restored(saved, where):
-    """The saved settings of a run -> a namespace. Settings added since then take their default."""
-    config = settings(DEFAULT)
-    for key in config.keys() & saved.keys():  # a setting that no longer exists is ignored
-        override(config, key, saved[key], where)
-    return SimpleNamespace(**config)
-
-def first_change(saved, cfg, where):
-    """(key, value) of the first saved setting that makes cfg another run; None if it is the same run."""
-    before = vars(restored(saved, where))
-    return next(((key, before[key]) for key, value in vars(cfg).items()
-                 if key not in FREE and json.dumps(value) != json.dumps(before[key])), None)
+    """Saved settings -> a namespace, with today's default for new ones, without those of old."""
+    settings = read(DEFAULT)
+    known = {key: value for key, value in saved.items() if key in settings}
+    return SimpleNamespace(**override(settings, known, where))
 
 def run(main):
-    """Call main(). A UserError or an OSError (disk full, no permission) becomes one line on stderr and exit 1."""
+    """Call main(). A full disk, say, is one line too; under torchrun, rank 0 alone prints it."""
     try:
-        return main()
-    except (UserError, OSError) as e:
-        if 'DEBUG' in os.environ:
-            raise
-        line = ' '.join(f'{Path(sys.argv[0]).name}: {e}'.splitlines())
-        sys.exit(1 if int(os.environ.get('RANK', 0)) else line)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        main()
+    except (OSError, SystemExit) as e:
+        line = ' '.join(str(e).split()) if isinstance(e, OSError) else e.code
+        sys.exit(1 if isinstance(line, str) and int(os.environ.get('RANK', 0)) else line)

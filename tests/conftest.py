@@ -1,6 +1,9 @@
-"""Tiny real text (the manual that comes with CPython), tiny settings, runs as a user makes them."""
+"""Tiny real text (the manual that comes with CPython), tiny settings, runs as a user makes them.
+
+faults.py and bench.py import this file too, and run without pytest and hypothesis."""
 import base64
 import contextlib
+import glob
 import os
 import signal
 import subprocess
@@ -9,17 +12,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import hypothesis
-import pytest
 import torch
 
 import config
 import train
-
-hypothesis.settings.register_profile(
-    'seeded', derandomize=True, database=None, deadline=None, max_examples=60,
-    suppress_health_check=list(hypothesis.HealthCheck))
-hypothesis.settings.load_profile('seeded')
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, 'block_size': 32,
@@ -40,13 +36,12 @@ def settings(**overrides):
 
 def arguments(**overrides):
     """The same settings as a command line."""
-    return [f'--{k}={v}' for k, v in (TINY | overrides).items()]
+    return [f'--{key}={value}' for key, value in (TINY | overrides).items()]
 
 def run(*command, **options):
     """Run a command line -> its status, out, err."""
-    process = subprocess.run([*map(str, command)], text=True, capture_output=True, timeout=240,
-                             **options)
-    return SimpleNamespace(status=process.returncode, out=process.stdout, err=process.stderr)
+    end = subprocess.run([*map(str, command)], text=True, capture_output=True, timeout=240, **options)
+    return SimpleNamespace(status=end.returncode, out=end.stdout, err=end.stderr)
 
 def command(name, *args, processes=1):
     """The command line that runs a script in one or more processes."""
@@ -58,24 +53,35 @@ def script(name, *args, processes=1, **options):
     return run(*command(name, *args, processes=processes), **options)
 
 def begin(*args, name='train.py', processes=1, until='out/a/log.jsonl'):
-    """Start a script and wait until it has written something to a file, or has ended."""
+    """Start a script and wait until a file of this pattern is not empty, or the script has ended."""
     process = subprocess.Popen(command(name, *args, processes=processes), text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError):
-            if Path(until).stat().st_size:
+            if any(os.path.getsize(path) for path in glob.glob(str(until))):
                 break
-        time.sleep(0.001)
+        time.sleep(0.002)
     return process
 
 def trained(*configs, **overrides):
-    """Train in this process, which keeps its own handling of signals."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, 'catch_signals', lambda alone: [])
+    """Train in this process, and give its signals back."""
+    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+    handlers = [*map(signal.getsignal, numbers)]
+    try:
         train.main(config.load([*configs, *arguments(**overrides)]))
+    finally:
+        [*map(signal.signal, numbers, handlers)]
 
 def load(path):
     return torch.load(path, weights_only=True)
+
+def same(a, b):
+    """Equality of nested dictionaries, bit for bit in tensors."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return a == b
 
 def plain(text):
     """A text as data_prep.py cleans it, in another way: line by line, word by word."""
@@ -94,57 +100,18 @@ def write_text(folder, texts):
         (folder / f'{i:02}.txt').write_text(text, 'utf-8')
 
 def write_bpe(path, tokens):
-    """A tiktoken ranks file."""
-    path.write_text(''.join(f'{base64.b64encode(t).decode()} {i}\n' for i, t in enumerate(tokens)))
-
-@pytest.fixture(scope='session')
-def documents():
-    return manual()
-
-@pytest.fixture(scope='session')
-def workplace(tmp_path_factory, documents):
-    """A folder with text/*.txt, shared by tests that only add to it."""
-    folder = tmp_path_factory.mktemp('workplace')
-    write_text(folder / 'text', documents)
-    return folder
-
-@pytest.fixture
-def here(workplace, monkeypatch):
-    """The shared folder as working directory."""
-    monkeypatch.chdir(workplace)
-
-@pytest.fixture
-def alone(workplace, tmp_path, monkeypatch):
-    """A fresh working directory with the same text, for tests that damage things."""
-    (tmp_path / 'text').symlink_to(workplace / 'text')
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-@pytest.fixture(scope='session')
-def runs(workplace):
-    """Three monolingual runs and a cloned one."""
-    folder = workplace / 'four'
-    write_text(folder / 'text', manual())
-    with contextlib.chdir(folder):
-        for name, steps in ('mono_20', 40), ('mono_50', 100), ('mono_100', 200), ('cloned', 200):
-            of = CLONES if name == 'cloned' else {}
-            trained(**of, max_iters=steps, log_interval=100, out_dir=f'out/{name}')
-    return folder
-
-@pytest.fixture
-def in_runs(runs, monkeypatch):
-    monkeypatch.chdir(runs)
+    """A tiktoken file of ranks."""
+    lines = (f'{base64.b64encode(token).decode()} {i}\n' for i, token in enumerate(tokens))
+    path.write_text(''.join(lines))
 
 def family(pid):
     """The ids of a process and of all its descendants."""
-    parents = {}
-    for stat in Path('/proc').glob('[0-9]*/stat'):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(')')[2].split()[1])
-    found = [pid]
-    for parent in found:
-        found += [child for child, of in parents.items() if of == parent]
-    return found
+    pids = [pid]
+    for parent in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            for path in Path(f'/proc/{parent}/task').glob('*/children'):
+                pids += map(int, path.read_text().split())
+    return pids
 
 def kill(process):
     """kill -9 a process and its descendants: torchrun's workers are in sessions of their own."""
@@ -152,3 +119,50 @@ def kill(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+
+if 'pytest' in sys.modules:
+    import hypothesis
+    import pytest
+
+    hypothesis.settings.register_profile(
+        'seeded', derandomize=True, database=None, deadline=None, max_examples=60,
+        suppress_health_check=list(hypothesis.HealthCheck))
+    hypothesis.settings.load_profile('seeded')
+
+    @pytest.fixture(scope='session')
+    def documents():
+        return manual()
+
+    @pytest.fixture(scope='session')
+    def workplace(tmp_path_factory, documents):
+        """A folder with text/*.txt, shared by tests that only add to it."""
+        folder = tmp_path_factory.mktemp('workplace')
+        write_text(folder / 'text', documents)
+        return folder
+
+    @pytest.fixture
+    def here(workplace, monkeypatch):
+        """The shared folder as working directory."""
+        monkeypatch.chdir(workplace)
+
+    @pytest.fixture
+    def alone(workplace, tmp_path, monkeypatch):
+        """A fresh working directory with the same text, for tests that damage things."""
+        (tmp_path / 'text').symlink_to(workplace / 'text')
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.fixture(scope='session')
+    def runs(workplace, documents):
+        """Three monolingual runs and a cloned one."""
+        folder = workplace / 'four'
+        write_text(folder / 'text', documents)
+        with contextlib.chdir(folder):
+            for name, steps in ('mono_20', 40), ('mono_50', 100), ('mono_100', 200), ('cloned', 200):
+                languages = CLONES if name == 'cloned' else {}
+                trained(**languages, max_iters=steps, log_interval=100, out_dir=f'out/{name}')
+        return folder
+
+    @pytest.fixture
+    def in_runs(runs, monkeypatch):
+        monkeypatch.chdir(runs)

@@ -1,4 +1,4 @@
-"""analyze.py mix against runs made from known laws: closed forms and brute force."""
+"""extras/mix.py against runs made from known laws: closed forms and brute force."""
 import contextlib
 import io
 import json
@@ -8,28 +8,23 @@ import numpy as np
 import pytest
 from conftest import settings
 
-import analyze
-from config import UserError
+from extras import mix
 
-TOTALS = 1_000_000, 4_000_000
 PAIR = [[('EN', 'en'), ('FR', 'fr')], [(p, 1 - p) for p in (0.1, 0.3, 0.5, 0.7, 0.9)]]
-A = {'en': 1.2, 'fr': 2.0, 'de': 0.8}  # log PPL = 3 + A * (million tokens)^-B
-B = 0.4
+A, B = {'en': 1.2, 'fr': 2.0, 'de': 0.8}, 0.4  # log PPL = 3 + A * (million tokens)^-B
 
-def law(corpus, own, others, tau=0.0, cost=0.0):
+def law(corpus, own, others, **terms):
+    tau, cost = (terms.get(kind, {}).get(corpus, 0) for kind in ('transfer', 'cost'))
     return 3 + A[corpus] * ((own + tau * others) / 1e6) ** -B + cost * others / (own + others)
 
-def write_run(folder, languages, shares, total, rng, noise, text='', **more):
-    taus, costs = more.pop('tau', {}), more.pop('cost', {})
+def write_run(folder, languages, shares, total, rng, noise=0, text='', terms=None, **more):
     cfg = vars(settings(languages=languages, corpora={c: '' for _, c in languages}, out_dir='',
                         warmup_iters=0, schedule=[(0.0, shares)], max_iters=total // 256, **more))
     seen = {name: round(total * p) for (name, _), p in zip(languages, shares)}
     measured = {}
-    for name, corpus in languages:
-        own, tau, cost = seen[name], taus.get(corpus, 0), costs.get(corpus, 0)
-        loss = law(corpus, own, total - own, tau, cost)
-        ppl = np.exp(loss + noise * rng.standard_normal())
-        measured[name] = {'corpus': corpus, 'test_text': corpus + text, 'ppl': ppl}
+    for (name, corpus), own in zip(languages, seen.values()):
+        loss = law(corpus, own, total - own, **terms or {}) + noise * rng.standard_normal()
+        measured[name] = {'corpus': corpus, 'test_text': corpus + text, 'ppl': np.exp(loss)}
     folder.mkdir()
     (folder / 'results.json').write_text(json.dumps({
         'config': cfg, 'step': cfg['max_iters'], 'tokens_seen': seen,
@@ -39,7 +34,7 @@ def write_run(folder, languages, shares, total, rng, noise, text='', **more):
 def write_runs(folder, languages, mixtures, noise=0.002, **more):
     """Runs of every mixture and total, and of each corpus alone on seven amounts of tokens."""
     rng = np.random.default_rng(1)
-    for i, (shares, total) in enumerate((s, n) for s in mixtures for n in TOTALS):
+    for i, (shares, total) in enumerate((s, n) for s in mixtures for n in (10 ** 6, 4 * 10 ** 6)):
         write_run(folder / f'mix_{i}', languages, shares, total, rng, noise, **more)
     for corpus in dict(map(reversed, languages)):
         for i, n in enumerate(np.geomspace(5e4, 4e6, 7)):
@@ -47,10 +42,10 @@ def write_runs(folder, languages, mixtures, noise=0.002, **more):
             write_run(folder / f'mono_{corpus}_{i}', alone, (1.0,), int(n), rng, noise, **more)
     return sorted(folder.iterdir())
 
-def mix(folders, *options):
-    """-> what it says, the shares and PPLs {name: value} at them, whether it recommends."""
+def advice(folders, *options):
+    """-> what mix says, the shares and PPLs {name: value} in it, whether it recommends."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        analyze.main(['mix', *map(str, folders), *options])
+        mix.main(mix.parse([*map(str, folders), *options]))
     out = printed.getvalue()
     line = r'^(\w+): ([\d.]+)%, [\d,]+ tokens, (?:\S+ epochs, )?PPL (\S+) \((\S+) to (\S+)\)'
     rows = re.findall(line, out, re.M)
@@ -61,7 +56,7 @@ def mix(folders, *options):
 def test_without_transfer_there_is_no_term_and_shares_are_those_of_the_closed_form(tmp_path):
     languages = [('EN', 'en'), ('FR', 'fr'), ('DE', 'de')]
     shares = [(0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8), (0.3, 0.3, 0.4), (0.5, 0.4, 0.1)]
-    out, best, ppls, sure = mix(write_runs(tmp_path, languages, shares), '--tokens=4e6')
+    out, best, ppls, sure = advice(write_runs(tmp_path, languages, shares), '--tokens=4e6')
     assert out.count('law of own, tau 0.000') == 3 and sure
     # the derivatives of A * share^-B are equal
     powers = np.array([A[corpus] ** (1 / (1 + B)) for _, corpus in languages])
@@ -70,64 +65,61 @@ def test_without_transfer_there_is_no_term_and_shares_are_those_of_the_closed_fo
         ppl, low, high = ppls[name]
         assert low < np.exp(law(corpus, best[name] * 4e6, 0)) < high < 1.05 * low
 
-@pytest.mark.parametrize('kind, more', [
-    ('transfer', {'tau': {'en': 0.3, 'fr': -0.05}}), ('cost', {'cost': {'en': 0.1, 'fr': 0.5}})])
-def test_a_known_term_is_found_and_the_best_share_is_that_of_brute_force(tmp_path, kind, more):
-    out, best, _, sure = mix(write_runs(tmp_path, *PAIR, **more), '--tokens=4e6')
-    found = [float(v) for v in re.findall(rf'law of {kind}, tau (\S+);', out)]
-    assert found == pytest.approx([*more[{'transfer': 'tau'}.get(kind, kind)].values()], abs=0.02)
-    (term, values), = more.items()
+@pytest.mark.parametrize('kind, values', [
+    ('transfer', {'en': 0.3, 'fr': -0.05}), ('cost', {'en': 0.1, 'fr': 0.5})])
+def test_a_known_term_is_fitted_and_the_best_share_is_that_of_brute_force(tmp_path, kind, values):
+    terms = {kind: values}
+    out, best, _, sure = advice(write_runs(tmp_path, *PAIR, terms=terms), '--tokens=4e6')
+    fitted = [float(v) for v in re.findall(rf'law of {kind}, tau (\S+);', out)]
+    assert fitted == pytest.approx([*values.values()], abs=0.02)
     en = np.linspace(0.1, 0.9, 8001) * 4e6
-    fr = 4e6 - en
-    loss = law('en', en, fr, **{term: values['en']}) + law('fr', fr, en, **{term: values['fr']})
+    loss = law('en', en, 4e6 - en, **terms) + law('fr', 4e6 - en, en, **terms)
     assert sure and best['EN'] == pytest.approx(en[loss.argmin()] / 4e6, abs=0.03)
 
 def test_one_language_gets_all_that_it_may_read_and_no_more_than_max_epochs(tmp_path):
     folders = write_runs(tmp_path, *PAIR)
-    _, best, _, sure = mix(folders, '--for=FR')
+    _, best, _, sure = advice(folders, '--target=FR')
     assert sure and best['FR'] == pytest.approx(0.9, abs=0.01)
-    out, best, *_ = mix(folders, '--for=FR', '--own', 'FR=2e5')
+    out, best, *_ = advice(folders, '--target=FR', '--own', 'FR=2e5')
     assert best['FR'] == pytest.approx(4 * 2e5 / 4e6, abs=0.001) and '4.00 epochs' in out
-    _, best, *_ = mix(folders, '--for=FR', '--own', 'FR=2e5', 'EN=1e9', '--max_epochs=6')
+    _, best, *_ = advice(folders, '--target=FR', '--own', 'FR=2e5', 'EN=1e9', '--max_epochs=6')
     assert best['FR'] == pytest.approx(0.3, abs=0.001)
-    out, *_ = mix(folders, '--tokens=1e9')
+    out, *_ = advice(folders, '--tokens=1e9')
     assert 'extrapolated: errors are those at 1,000,000 to 4,000,000 tokens' in out
 
-def test_step_matched_runs_are_left_out(tmp_path):
+def test_step_matched_runs_are_left_out_and_the_order_of_runs_does_not_matter(tmp_path):
     folders, rng = write_runs(tmp_path, *PAIR), np.random.default_rng(0)
-    step = write_run(tmp_path / 'step', [('FR', 'fr')], (1.0,), 10 ** 6, rng, 0, batch_size=1)
-    assert mix([*folders, step]) == mix(folders)
+    step = write_run(tmp_path / 'step', [('FR', 'fr')], (1.0,), 10 ** 6, rng, batch_size=1)
+    assert advice([step, *folders[::-1], *folders[:3]]) == advice(folders)
 
 def test_a_gain_within_the_error_is_no_recommendation_and_two_runs_are_named(tmp_path):
-    out, shares, _, sure = mix(write_runs(tmp_path, *PAIR, noise=0.1))
+    out, shares, _, sure = advice(write_runs(tmp_path, *PAIR, noise=0.1))
     assert not sure and 'no recommendation: ' in out
     assert shares['EN'] == pytest.approx(0.5, abs=0.01)
-    line = r'^run next: EN [\d.]+%, FR [\d.]+% of [14],000,000 tokens$'
-    assert len(re.findall(line, out, re.M)) == 2
+    assert len(re.findall(r'^run next: EN \S+%, FR \S+% of [14],000,000 tokens$', out, re.M)) == 2
 
 def test_clones_share_a_law_and_an_even_split_is_their_best(tmp_path):
-    runs = write_runs(tmp_path, [('EN1', 'en'), ('EN2', 'en')], PAIR[1], cost={'en': 0.2})
-    out, shares, ppls, sure = mix(runs)
+    languages, terms = [('EN1', 'en'), ('EN2', 'en')], {'cost': {'en': 0.2}}
+    out, shares, ppls, sure = advice(write_runs(tmp_path, languages, PAIR[1], terms=terms))
     assert not sure and shares['EN1'] == pytest.approx(0.5, abs=0.01)
     assert ppls['EN1'][0] == pytest.approx(ppls['EN2'][0], rel=0.001)
     assert set(re.findall(r'(\w+): law of (\w+)', out)) == {('en', 'cost')}
 
 def test_mistakes_end_in_one_line(tmp_path):
     folders, rng = write_runs(tmp_path, *PAIR), np.random.default_rng(0)
-    pair, half = PAIR[0], (0.5, 0.5)
-    others = {
-        'model': [pair, half, {'n_layer': 3}], 'text': [pair, half, {'text': 'x'}],
-        'vocabulary': [pair, half, {'vocab': 'anchored'}],
-        'languages': [[('EN', 'en'), ('DE', 'de')], half, {}],
-        'recipe': [pair, half, {'learning_rate': 1e-3}]}
-    commands = [('three mixtures', few) for few in ([], folders[-2:], folders[:2])]
-    for said, (languages, shares, more) in others.items():
-        extra = write_run(tmp_path / f'other_{said}', languages, shares, 10 ** 6, rng, 0, **more)
-        commands.append((said, [*folders, extra]))
-    for said, *options in (("no language 'DE'", '--for=DE'), ('NAME=TOKENS', '--own', 'FR'),
-                           ('max_epochs', '--max_epochs=0'), ('keeps to 4', '--own', 'FR=1e3')):
-        commands.append((said, [*folders, *options]))
-    for said, command in commands:
-        with pytest.raises(UserError, match=said) as error:
-            mix(command)
+    en, fr, de = ('EN', 'en'), ('FR', 'fr'), ('DE', 'de')
+    commands = [
+        ('three mixtures', folders[-2:]), ('three mixtures', folders[:2]),
+        ("no language 'DE'", folders, '--target=DE'), ('NAME=TOKENS', folders, '--own', 'FR'),
+        ('max_epochs', folders, '--max_epochs=0'), ('keeps to 4', folders, '--own', 'FR=1e3')]
+    for said, *languages, more in (
+            ('n_layer', en, fr, {'n_layer': 3}), ('recipe', en, fr, {'learning_rate': 1e-3}),
+            ('text', en, fr, {'text': 'x'}), ('vocabulary', en, fr, {'vocab': 'anchored'}),
+            ('languages', en, de, {}), ('no text of the mixtures', de, {})):
+        shares = (1 / len(languages),) * len(languages)
+        run = write_run(tmp_path / f'other_{said}', languages, shares, 10 ** 6, rng, **more)
+        commands.append((said, [*folders, run]))
+    for said, *command in commands:
+        with pytest.raises(SystemExit, match=said) as error:
+            advice(*command)
         assert '\n' not in str(error.value)

@@ -1,7 +1,6 @@
-"""model.py: the GPT of the paper's section 3, and word2vec."""
+"""model.py: the GPT of the paper's section 3, and its cross-entropy."""
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import CHUNK, GPT, GPTConfig, Word2Vec, linear_cross_entropy
+from model import CHUNK, GPT, GPTConfig, linear_cross_entropy
 
 def tiny(**shape):
     torch.manual_seed(0)
@@ -105,49 +104,3 @@ def test_initialisation_is_the_papers():
             std = 0.02 / math.sqrt(16) if 'mlp.c_proj' in name else 0.02
             assert p.std().item() == pytest.approx(std, rel=0.05), name
     assert model.wte.weight.data_ptr() != model.lm_head.weight.data_ptr()  # untied
-
-def word2vec(shared_layer=False):
-    torch.manual_seed(0)
-    model = Word2Vec(GPTConfig(vocab_size=60, n_embd=8), shared_layer)
-    for p in model.parameters():
-        p.data.normal_(std=0.5)
-    model.set_frequency(np.arange(60))
-    model.draw_negatives([1, 2])
-    return model
-
-@pytest.mark.parametrize('length', [3, 6, 20])
-def test_word2vec_loss_is_the_sum_over_pairs_and_negatives(length):
-    model, text = word2vec(), torch.randint(60, (4, length + 1))
-    centre, context, total, pairs = model.wte.weight, model.lm_head.weight, 0.0, 0.0
-    negative = F.logsigmoid(-centre @ context[model.negatives].T).mean(1)
-    for words in text.tolist():
-        for i, w in enumerate(words):
-            for j, c in enumerate(words):
-                if 0 < abs(i - j) <= 5:  # its share of word2vec's window sizes:
-                    share = sum(abs(i - j) <= size for size in (1, 2, 3, 4, 5)) / 5
-                    total -= share * (F.logsigmoid(centre[w] @ context[c]) + 20 * negative[w])
-                    pairs += share
-    torch.testing.assert_close(model(text[:, :-1], text[:, 1:]), total / pairs)
-
-def test_negatives_follow_the_frequency_to_the_three_quarters_and_the_seed_alone():
-    model, other, drawn = word2vec(), word2vec(), np.zeros(60)
-    for seed in range(200):
-        model.draw_negatives([seed, 1])
-        drawn += np.bincount(model.negatives, minlength=60) / model.POOL / 200
-    expected = np.arange(60) ** 0.75
-    np.testing.assert_allclose(drawn, expected / expected.sum(), atol=1e-4)
-    assert drawn[0] == 0
-    assert (other.negatives != model.negatives).any()
-    other.draw_negatives([199, 1])
-    assert (other.negatives == model.negatives).all()
-
-def test_word2vec_shares_no_parameter_between_words_but_in_its_shared_layer():
-    text = torch.randint(20, (4, 17))
-    for shared_layer in (False, True):
-        model = word2vec(shared_layer)
-        model(text[:, :-1], text[:, 1:]).backward()
-        rows = model.wte.weight.grad.any(1).nonzero()[:, 0]
-        torch.testing.assert_close(rows, text.unique())
-        learning = {name.split('.')[0] for name, p in model.named_parameters() if p.grad.any()}
-        assert learning == {'wte', 'lm_head'} | ({'shared'} if shared_layer else set())
-        assert model.num_params() == (2 * 8 * 32 + 8 + 32) * shared_layer

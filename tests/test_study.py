@@ -1,0 +1,471 @@
+"""study/: the tables of runs, of figures and of the paper; plans; reports on runs of known TEff."""
+import csv
+import functools
+import itertools
+import json
+import os
+import pty
+import re
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from operator import itemgetter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import CLONES, ROOT, arguments, run, settings
+from pytest import approx
+
+import analyze
+import config
+import train
+from data_prep import check_languages, data_settings, marginals
+from study import plan, report
+
+ALL_DATA = 18265 * 128 * 512  # tokens: the paper's 1.2B
+RESULTS = ROOT / 'study' / 'results'
+FIGURES = [figure for figure in plan.read_table('figures') if figure['draw'] != 'table']
+PAPER = report.paper_values()  # {(*setting, measure, number): (where, value)}
+
+def read(path):
+    return json.loads(Path(path).read_text())
+
+def write(path, content):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(content if isinstance(content, str) else json.dumps(content))
+
+def rows_of(path):
+    with open(path, newline='') as f:
+        return list(csv.DictReader(f))
+
+# ---- runs.csv, paper.csv, results/
+
+@functools.cache
+def runs():
+    rows = [SimpleNamespace(**row) for row in plan.read_table('runs')]
+    for row in rows:
+        row.trainer, row.files, row.cfg = plan.trainer_of(vars(row))
+        row.plans = row.plans.split()
+        row.tokens = row.cfg.max_iters * row.cfg.batch_size * row.cfg.block_size
+        columns = report.columns_of(row.cfg, ALL_DATA)
+        row.setting = itemgetter('size', 'corpora', 'vocabulary', 'schedule', 'data')(columns)
+    return rows
+
+def test_every_run_has_its_own_name_and_every_figure_of_the_paper_has_a_run():
+    assert len({row.run for row in runs()}) == len(runs()) > 280
+    for row in runs():
+        check_languages(row.cfg)
+        commands = {measure.split()[0] for measure in row.measure.split(';')}
+        assert row.plans and commands <= {'ppl', 'alignment', 'matching', 'extras.glue'}, row.run
+        assert row.trainer == ('extras.word2vec' if 'word2vec' in row.run else 'train.py')
+        if 'word2vec' in row.run:  # the plan knows nothing of its own rates
+            assert '--learning_rate=' in row.overrides and '--min_lr=' in row.overrides
+    assert {key[:5] for key in PAPER} <= {row.setting for row in runs()}
+
+def test_runs_of_one_dataset_have_equal_data_settings_and_amounts():
+    first = {}
+    for row in runs():
+        other = first.setdefault(row.cfg.dataset, row)
+        assert data_settings(row.cfg) == data_settings(other.cfg), (row.run, other.run)
+        if 'hf:' in str(row.cfg.corpora):  # the hub is read as far as training needs
+            assert row.tokens == approx(other.tokens, rel=0.002), (row.run, other.run)
+
+def test_the_studys_results_have_the_settings_of_their_rows():
+    cfgs = {row.run: row.cfg for row in runs()}
+    saved = [path for name in ('results', 'config') for path in RESULTS.glob(f'*/*/{name}.json')]
+    assert len(saved) == len(list(RESULTS.glob('*/*/'))) > 140
+    for path in saved:
+        row, content = '/'.join(path.parts[-3:-1]), read(path)
+        kept, wanted = content.get('config', content), json.loads(json.dumps(vars(cfgs[row])))
+        different = {key for key in wanted if kept.get(key, wanted[key]) != wanted[key]}
+        assert different <= {'out_dir', 'dataset'}, row
+        assert kept.get('model', 'gpt') == ('word2vec' if 'word2vec' in row else 'gpt')
+
+# Table 3 begins with rows of Table 1
+ROWS = [f'Table 1, row {n}' for n in range(1, 14)] + [f'Table 3, row {n}' for n in range(4, 21)]
+
+@pytest.mark.parametrize('where', ROWS)
+def test_every_row_of_the_papers_tables_is_one_run(where):
+    values = {key: value for key, (place, value) in PAPER.items() if place == where}
+    setting, = {key[:5] for key in values}
+    row, = [row for row in runs() if f'table{where[6]}' in row.plans and row.setting == setting]
+    assert row.tokens == approx(setting[-1] * ALL_DATA, rel=0.005)
+    if 'then' in setting[3]:  # half of the tokens each
+        np.testing.assert_allclose(marginals(row.cfg.schedule), 0.5, atol=1e-9)
+    if not row.overrides:  # it has a config of its own
+        names = row.config, row.cfg.dataset, row.cfg.out_dir
+        assert names == (f'config/{row.run}.py', row.run, f'out/{row.run}')
+    readme = (ROOT / 'config' / 'README.md').read_text().split('\n')
+    line, = [line for line in readme if line.startswith(f'| {where} |')]
+    _, _, name, _, ppl, teff, tokens, *_ = (cell.strip() for cell in line.split('|'))
+    assert name == (row.run if row.overrides else f'[{row.run}]({row.run}.py)')
+    assert tokens == f'{row.tokens / 1e9:.2g}B'
+    numbers = [number for *_, measure, number in values if measure == 'PPL']
+    assert ppl == ' / '.join(values[*setting, 'PPL', number] for number in numbers)
+    assert teff == ' / '.join(values.get((*setting, 'TEff', number), '-') for number in numbers)
+
+@pytest.mark.parametrize('size', ['4x512', '12x768', '24x1024'])
+@pytest.mark.parametrize('corpus', ['en', 'fr'])
+def test_the_law_of_every_size_has_runs_from_5_to_300_percent_of_the_tokens(corpus, size):
+    law = [row for row in runs() if 'fig05_laws' in row.plans and row.setting[:2] == (size, corpus)]
+    shares = sorted(row.tokens / ALL_DATA for row in law)
+    assert shares == approx([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.5, 2, 3], rel=0.003)
+    assert {row.cfg.batch_size for row in law} == {256 if size == '24x1024' else 128}
+
+@pytest.mark.parametrize('setting, measure, source, values', [
+    (('12x768', 'en fr', 'disjoint', '50/50', 1), 'gradients', 'Fig. 13', '0.04'),  # arXiv: swapped
+    (('12x768', 'en fr', 'disjoint', '90/10', 1), 'gradients', 'Fig. 13', '0.05'),
+    (('12x768', 'en en', 'disjoint', '95/5', 1), 'embeddings', 'Appendix C', '0.28'),  # arXiv 90/10
+    (('12x768', 'en en', 'disjoint', '90/10', 1), 'embeddings', 'read off Fig. 6', '0.20'),
+    (('12x768', 'en en', 'disjoint', '90/10', 3), 'PPL', "authors' notebook", '19.03 22.27'),
+    (('12x768', 'en en', '0.05 anchors', '50/50', 1), 'PPL', 'read off Fig. 8', '23.4'),
+    (('4x512', 'en en', 'disjoint', '90/10', 0.5), 'TEff', 'read off Fig. 9', '1.17 3.46')])
+def test_a_figure_beside_the_tables_stands_with_its_source(setting, measure, source, values):
+    figures = [figure for key, figure in PAPER.items() if key[:6] == (*setting, measure)]
+    assert figures == [(source, value) for value in values.split()]
+
+# ---- plans
+
+@pytest.fixture(autouse=True)
+def signals():
+    """Give back the signals that training and plans take."""
+    handlers = {number: signal.getsignal(number) for number in (
+        signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+@pytest.fixture
+def small(alone, monkeypatch):
+    """A table of runs of one's own, in a working directory that is not the repository."""
+    monkeypatch.setattr(plan, 'STUDY', alone)
+    monkeypatch.delenv('PYTHONPATH')
+    tiny, word2vec = shlex.join(arguments()), shlex.join(arguments(**CLONES, max_iters=3, min_lr=0.001))
+    with open('runs.csv', 'w', newline='') as f:
+        csv.writer(f).writerows([
+            'run config overrides measure plans'.split(),
+            ['a', 'config/default.py', tiny, 'ppl --stride=8', 'table1 fig09_scaling'],
+            ['b', 'config/cloned_90_10.py', '--keep_checkpoints --checkpoint_interval=7000',
+             'ppl; alignment --sequences=$N; extras.glue --data $GLUE', 'fig09_scaling'],
+            ['w', 'extras.word2vec config/default.py', word2vec, 'alignment', 'fig06']])
+
+PYTHON = shlex.quote(sys.executable)
+
+def test_a_plan_is_a_shell_line_for_every_run_that_is_missing(small, capsys):
+    plan.plan('fig09')
+    a, b = capsys.readouterr().out.splitlines()
+    assert a.startswith(f'{PYTHON} {ROOT}/train.py {ROOT}/config/default.py --out_dir=out/a --dataset=')
+    assert a.endswith(f' && {PYTHON} {ROOT}/analyze.py ppl out/a --stride=8')
+    train_b, *measures, glue = b.split(' && ')
+    assert train_b == (f'{PYTHON} {ROOT}/train.py {ROOT}/config/cloned_90_10.py --out_dir=out/b '
+                       '--keep_checkpoints --checkpoint_interval=7000')
+    folders = 'out/b', 'out/b/step_007000', 'out/b/step_014000'
+    assert measures == [f'{PYTHON} {ROOT}/analyze.py {name} {folder}{rest}' for name, rest
+                        in (('ppl', ''), ('alignment', ' --sequences=$N')) for folder in folders]
+    assert glue == f'PYTHONPATH={ROOT} {PYTHON} -m extras.glue out/b --data $GLUE'
+    assert list(plan.missing_runs('table1').values()) == [a]
+    with pytest.raises(SystemExit, match='the plans are fig06, fig09_scaling, table1'):
+        plan.plan('fig0')
+
+def test_a_plan_that_has_run_from_another_directory_leaves_nothing_to_do(small, capfd):
+    options = '--n_layer=1 --eval_iters=1'
+    line, = plan.missing_runs('table1', options).values()
+    train.main(config.load([*arguments(), *shlex.split(options), '--out_dir=out/a']))
+    assert list(plan.missing_runs('table1', options).values()) == [line]  # trained, not measured
+    plan.plan('table1', options, jobs=1)
+    assert capfd.readouterr().out.splitlines()[-1] == 'a: done; 0 to go'
+    assert plan.missing_runs('table1', options) == {}
+    assert len(plan.missing_runs('table1')) == 1  # the whole run is another
+    assert len(plan.missing_runs('table1', f'{options} --learning_rate=1e-3')) == 1
+
+def test_word2vec_which_does_not_resume_begins_again_or_is_only_measured(small):
+    command, = plan.missing_runs('fig06').values()
+    assert run('sh', '-c', command.split(' && ')[0]).status == 0
+    assert list(plan.missing_runs('fig06').values()) == [f'{PYTHON} {ROOT}/analyze.py alignment out/w']
+    os.rename('out/w/ckpt.pt', 'ckpt.pt')
+    assert ' --overwrite && ' in plan.missing_runs('fig06')['w']
+    os.rename('ckpt.pt', 'out/w/ckpt.pt')
+    plan.plan('fig06', jobs=1)
+    assert plan.missing_runs('fig06') == {} and 'embeddings' in read('out/w/alignment.json')
+
+def test_settings_that_do_not_make_another_run_are_those_of_train():
+    assert plan.FREE == train.FREE
+
+@pytest.mark.parametrize('arguments', [['--help'], ['--plan=table1'], ['--plan=study']])
+def test_help_and_plans_are_instant_and_work_from_any_directory(arguments, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = run(sys.executable, '-X', 'importtime', ROOT / 'study' / 'report.py', *arguments,
+                 cwd=tmp_path, env=os.environ | {'PYTHONPATH': ''})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert result.status == 0 and not re.search(r'\| +(torch|numpy|matplotlib)\b', result.err)
+    for line in result.out.splitlines() if '--help' not in arguments else ():
+        python, *files = line.partition(' --')[0].removeprefix(f'PYTHONPATH={ROOT} ').split()
+        assert python == sys.executable and all(map(os.path.exists, files[2 * ('-m' in files):]))
+
+def test_jobs_run_side_by_side_on_a_thread_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    meet = 'touch {0} && while [ ! -e {1} ]; do sleep 0.01; done && echo $OMP_NUM_THREADS > {0}'
+    plan.side_by_side({'x': meet.format('a', 'b'), 'y': meet.format('b', 'a')}, 2)
+    assert Path('a').read_text() == Path('b').read_text() == '1\n'
+    assert 'to go' in capsys.readouterr().out
+
+STOPS = 'trap "echo saved; exit 75" TERM; echo begun; touch begun; sleep 60 & wait'
+
+def test_a_failed_job_says_why_and_the_others_save_and_stop(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fails = 'while [ ! -e begun ]; do sleep 0.01; done; echo why >&2; false'
+    with pytest.raises(SystemExit, match='^bad failed: why$'):
+        plan.side_by_side({'long': STOPS, 'bad': fails, 'later': 'touch later'}, 2)
+    assert 'long stopped: saved' in capsys.readouterr().out and not Path('later').exists()
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_plan_lets_its_jobs_save(number, tmp_path):
+    code = f'from study.plan import side_by_side; side_by_side({{"long": {STOPS!r}}}, 1)'
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
+                               cwd=tmp_path)
+    while not (tmp_path / 'begun').exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate()[0].endswith('long stopped: saved\n') and process.returncode == 130
+
+def test_a_terminal_shows_the_last_line_of_every_job_cut_to_its_width():
+    runs = {name: f'echo step {name}{"." * 200}; sleep 0.7' for name in 'xy'}
+    terminal, end = pty.openpty()
+    code = f'from study.plan import side_by_side; side_by_side({runs!r}, 2)'
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=end)
+    os.set_blocking(terminal, False)
+    text = b''
+    while process.poll() is None:
+        time.sleep(0.02)
+        try:
+            text += os.read(terminal, 1 << 16)
+        except BlockingIOError:
+            pass
+    drawn = text.decode().replace('\r', '').split('\x1b[2F\x1b[J')
+    assert drawn[2].splitlines() == [f'{name}: step {name}'.ljust(79, '.') for name in 'xy']
+
+# ---- reports, on runs of known TEff
+
+LAW = {'en': (0.034, 0.24, 0.08), 'fr': (0.03, 0.3, 0.09)}
+CLONED = {'languages': [('EN1', 'en'), ('EN2', 'en')]}
+REAL = {'languages': [('EN', 'en'), ('FR', 'fr')], 'corpora': {'en': 'e', 'fr': 'f'}}
+HALF = {'schedule': [(0.0, (0.5, 0.5))], 'teff': (0.89, 0.9)}
+MOST = {'schedule': [(0.0, (0.9, 0.1))], 'teff': (1.0, 2.08)}
+PAPERS = {'n_layer': 12, 'n_embd': 768}
+
+def known_ppl(tokens, a=0.034, b=0.24, c=0.08):
+    return 1 / (c - a * (tokens / 1e6) ** -b)
+
+def write_run(name, tokens=1_000_000, teff=(1, 1), inside=0.5, exposure=100, text='', **changes):
+    """A run whose PPL is the law's at teff x tokens; its states are as alike as inside."""
+    changes = {'batch_size': 10, 'block_size': 100, 'warmup_iters': 5} | changes
+    steps = tokens // changes['batch_size'] // 100
+    cfg = settings(**{'max_iters': steps} | changes)
+    seen, languages, files = {}, {}, {'config': vars(cfg)}
+    for (language, corpus), share, gain in zip(cfg.languages, marginals(cfg.schedule), teff):
+        seen[language] = round(share * tokens)
+        languages[language] = {
+            'corpus': corpus, 'test_text': corpus + text, 'bits_per_byte': 1.0,
+            'ppl': known_ppl(gain * share * tokens, *LAW[corpus]), 'exposure': exposure * share}
+    files['results'] = {'config': vars(cfg), 'step': steps, 'tokens_seen': seen, 'stride': 25,
+                        'languages': languages, 'non_embedding_parameters': cfg.n_embd ** 2}
+    if len(seen) == 2:
+        layers = [inside] * cfg.n_layer
+        kinds = 'position', 'control', 'matching', 'control_matching', 'net'
+        bins = [{'from': n, 'below': 10 * n or 1, 'mean': n / 200} for n in (0, 1, 10, 100)]
+        table = {'mean': 0.2, 'all_pairs': 0.1, 'by_frequency': bins}
+        files['alignment'] = {
+            'embeddings': {'input': table, 'output': table},
+            'hidden_states': dict.fromkeys(kinds, layers),
+            'retrieval': {'tokens': {'share': layers, 'chance': 0.01}},
+            'gradients': {'blocks': {'ln_1.weight': layers, 'mlp.c_fc.weight': layers},
+                          'macro_average': 0.25}}
+        files['glue'] = {'mean_accuracy': dict.fromkeys(seen, 0.8)}
+        files['matching'] = {'languages': list(seen), 'tokens': [['a$b$', 'b'], ['c']],
+                             'pairs': [[0, 0], [1, 5]]}
+    for file, content in files.items():
+        write(f'out/{name}/{file}.json', content)
+
+def write_runs():
+    for name, size in (('', PAPERS), ('small_', {})):
+        for corpus, tenths in itertools.product(LAW, (1, 5, 10)):
+            write_run(f'{name}mono_{corpus}_{tenths}', 100_000 * tenths, **size,
+                      languages=[(corpus.upper(), corpus)], corpora={corpus: 'x'})
+        for times, (ratio, mix) in itertools.product((1, 2), (('50', HALF), ('90', MOST))):
+            tail, mix = f'_{ratio}_{times}x', {'tokens': times * 1_000_000} | mix | size
+            write_run(f'{name}cloned{tail}', **mix, **CLONED)
+            write_run(f'{name}real{tail}', **mix, **REAL, vocab='anchored')
+    write_run('disjoint_50', **HALF, **REAL, **PAPERS)
+    write_run('disjoint_90', **MOST, **REAL, **PAPERS)
+    write_run('step_matched', 100_000, teff=[1.5], batch_size=1, **PAPERS)
+    others = {
+        'seed_1': {'seed': 1, 'teff': (0.93, 0.9), 'inside': 0.7},
+        'seed_2': {'seed': 2, 'teff': (0.82, 0.9), 'inside': 0.6},
+        'bfloat16': {'dtype': 'bfloat16', 'teff': (0.5, 0.5)}, 'anchors': {'anchor_frac': 0.5},
+        'orders': {'schedule': [(0.0, (0.9, 0.1)), (0.5, (0.1, 0.9))]}}
+    for name, changes in others.items():
+        write_run(name, **HALF | CLONED | PAPERS | changes)
+    for pieces, exposure in ((384, 5000), (512, 3000)):
+        own = {'text': str(pieces), 'vocab_size': pieces, 'exposure': exposure}
+        for tenths in (1, 5, 10):
+            write_run(f'mono_{tenths}_v{pieces}', 100_000 * tenths, **own)
+        write_run(f'step_matched_v{pieces}', 100_000, teff=[1.2], batch_size=1, **own)
+        write_run(f'rare_v{pieces}', **MOST | CLONED | own)
+    for share in (0.25, 0.5):  # checkpoints of a run of 1,000 steps
+        write_run(f'rare_v384/step_{1000 * share:06.0f}', int(share * 1e6), inside=share,
+                  max_iters=1000, vocab_size=384, text='384', **MOST | CLONED)
+
+@pytest.fixture(scope='session')
+def reported(tmp_path_factory):
+    """Runs for every figure, and the report on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp('reported'))
+        write_runs()
+        report.main([*map(str, Path('out').iterdir()), '--tokens=1e6'])
+    return folder
+
+@pytest.fixture
+def study(reported, monkeypatch):
+    monkeypatch.chdir(reported)
+
+@pytest.fixture
+def tables(study, monkeypatch, tmp_path):
+    """A report without figures on some runs -> its text; tables are in tmp_path."""
+    monkeypatch.setattr(report, 'draw', lambda *_: False)
+    def written(*command):
+        report.main([*map(str, command), f'--out={tmp_path}'])
+        return (tmp_path / 'report.md').read_text()
+    return written
+
+def test_a_report_draws_and_links_every_figure_from_results_alone(study):
+    text = Path('report/report.md').read_text()
+    links = set(re.findall(r'\]\((.+?)\)', text))
+    drawn = {f'{figure["figure"]}.{kind}' for figure in FIGURES for kind in ('png', 'pdf')}
+    assert drawn < links and '--plan' not in text
+    starts = {'png': b'\x89PNG', 'pdf': b'%PDF', 'csv': b'run,'}
+    assert all(Path('report', link).read_bytes().startswith(starts[link[-3:]]) for link in links)
+
+def test_the_papers_figures_stand_beside_runs_of_its_size_and_data(study):
+    def rows(table, column):
+        return {(row['run'], row[column]): row for row in rows_of(f'report/{table}.csv')}
+    ppl = rows('table1_3_ppl', 'language')
+    rare = ppl['cloned_90_1x', 'EN2']
+    assert [float(rare[key]) for key in ('teff', 'tau', 'head_start', 'step_ppl')] == approx(
+        [2.08, 0.12, 108_000, known_ppl(150_000)], rel=1e-4)
+    assert rare["paper's"] == 'Table 1, row 5'
+    assert (rare['its ppl'], rare['its teff']) == ('32.8', '2.08')
+    assert ppl['cloned_50_2x', 'EN1']['its teff'] == '0.73'
+    assert ppl['real_90_1x', 'FR']['its teff'] == '1.27'
+    assert ppl['mono_fr_1', 'FR']['its ppl'] == '34.1'
+    assert {row['size'] for row in ppl.values() if row["paper's"]} == {'12x768'}
+    hidden = rows('table2_4_hidden_states', 'measure')
+    assert hidden["paper's Table 2", 'hidden_states.position']['layer 12'] in ('-0.21', '0.11')
+    assert ("paper's Table 2", 'hidden_states.net') not in hidden
+    assert rows('alignment', 'language')['real_50_1x', '']['its gradients.macro_average'] == '0.17'
+    assert {row['mean_accuracy'] for row in rows_of('report/glue.csv')} == {'0.8'}
+
+def test_mean_and_range_are_over_seeds_of_one_precision(study):
+    text = Path('report/report.md').read_text()
+    assert '| 0.88 (0.82 to 0.93) |' in text and '| seed_1 ' not in text
+    assert '| 0.60 (0.50 to 0.70) |' in text and '| bfloat16 ' in text
+    assert 'seed_1' in {row['run'] for row in rows_of('report/table1_3_ppl.csv')}
+
+def test_an_extrapolation_is_a_bound_for_people_and_a_number_in_the_csv(tables, tmp_path):
+    monos = [f'out/small_mono_en_{tenths}' for tenths in (1, 5, 10)]
+    for seed, teffs in enumerate([(0.9, 0.04), (0.45, 0.04)]):  # the law is of 0.1M to 1M tokens
+        write_run(f'../far/{seed}', 4_000_000, seed=seed, **CLONED | HALF | {'teff': teffs})
+    text = re.sub(' +', ' ', tables(*monos, 'far/0', 'far/1'))
+    assert text.count('| 0.45; > 0.50 |') == text.count('| < 0.05 |') == 1
+    teffs = {row['run']: float(row['teff']) for row in rows_of(tmp_path / 'table1_3_ppl.csv')
+             if row['language'] == 'EN1'}
+    assert teffs == approx({'far/0': 0.9, 'far/1': 0.45}, rel=1e-4)
+
+def test_gain_and_course_of_training_are_of_the_rare_clone(study):
+    data = report.gather(report.parse([*map(str, Path('out').glob('*_v*'))]))
+    gains = {row['run']: row['exposure'] for row in data.grouped
+             if row['measure'] == 'gain' and {'last', '90/10'} <= row['tags']}
+    assert gains == {'rare_v384': 500, 'rare_v512': 300}
+    ppl = {(row['run'], row['seen']): row['value'] for row in data.steps
+           if row['measure'] == 'ppl' and row['language'] == 'EN2'}
+    assert ppl == approx({('rare_v384', n): known_ppl(2.08 * n) for n in (25_000, 50_000, 100_000)})
+    net = {row['seen']: row['value'] for row in data.steps
+           if row['measure'] == 'hidden_states.net.mean'}
+    assert net == approx({25_000: 0.25, 50_000: 0.5, 100_000: 0.5})
+
+def test_a_report_twice_is_the_same_bytes(study):
+    names, written = ('mono_en_1', 'mono_en_5', 'mono_en_10', 'cloned_50_1x', 'seed_1'), []
+    for out in ('once', 'again'):
+        report.main([*(f'out/{name}' for name in names), f'--out={out}'])
+        written.append({path.name: path.read_bytes() for path in Path(out).iterdir()})
+    assert written[0] == written[1]
+    drawn = {figure['draw'] for figure in FIGURES if f'{figure["figure"]}.pdf' in written[0]}
+    assert drawn == {figure['draw'] for figure in FIGURES}  # every kind
+
+def test_a_hue_keeps_its_colour_where_others_are_absent():
+    rows = [{'measure': 'ppl', 'x': x, 'hue': hue, 'style': '', 'across': across, 'value': 1,
+             'lowest': 1, 'highest': 1} for x in (1, 2) for hue, across in ('a1', 'b1', 'b2')]
+    figure = {key: key for key in ('x', 'hue', 'style', 'across', 'xlabel')} | {'panels': 'PPL: ppl'}
+    whole, part = report.draw_lines(rows, figure).axes
+    a, b = (line.get_color() for line in whole.lines)
+    assert a != b == part.lines[0].get_color()
+
+def test_nothing_stands_beside_the_paper_while_totals_differ(tables, tmp_path):
+    folders = 'out/cloned_50_1x', 'out/cloned_90_1x', 'out/cloned_50_2x'
+    assert 'multilingual runs read 1,000,000 or 2,000,000 tokens' in tables(*folders)
+    assert "paper's" not in rows_of(tmp_path / 'table1_3_ppl.csv')[0]
+    tables(*folders[:2])
+    assert rows_of(tmp_path / 'table1_3_ppl.csv')[0]["paper's"] == 'Table 1, row 4'
+
+def test_a_report_says_what_it_leaves_out_and_what_to_run(tables, tmp_path):
+    folders = empty, untrained, damaged, _ = [tmp_path / name for name in 'abcd']
+    empty.mkdir()
+    for folder in folders[1:]:
+        shutil.copytree('out/small_mono_en_1', folder)
+    (untrained / 'results.json').unlink()
+    write(damaged / 'results.json', '{')
+    text = tables(*folders, 'out/cloned_50_1x/results.json')  # out/* also matches files
+    for says in (f'{empty} is not a run', f'{untrained} has no checkpoint yet',
+                 f'{damaged}/results.json cannot be read', f'analyze.py ppl {damaged} writes it',
+                 'monolingual runs of gpt-2x32 on en: a law needs at least three token counts',
+                 '# Language imbalance: 1 runs'):
+        assert says in text
+    plans = set(re.findall(r'`python -m study.report --plan (\w+)`', text))
+    assert {'fig01_ratio', 'fig05_laws', 'schedules', 'exposure'} <= plans and len(plans) > 10
+    assert all(map(plan.missing_runs, plans))
+
+@pytest.mark.parametrize('folders, names', [
+    (['out/mono_en_1', './out/mono_en_1/', 'out/mono_en_5'], {'mono_en_1', 'mono_en_5'}),
+    (['out/orders', 'out/rare_v384/../seed_1'], {'orders', 'seed_1'}),
+    (['{}/out/orders', 'far/0'], {'out/orders', 'far/0'})])
+def test_a_run_is_named_by_its_path_below_the_folder_of_all(folders, names, tables, tmp_path):
+    write_run('../far/0', **CLONED | HALF)
+    tables(*[folder.format(Path.cwd()) for folder in folders])
+    assert {row['run'] for row in rows_of(tmp_path / 'measurements.csv')} == names
+
+@pytest.mark.parametrize('command, says', [
+    (['out'], 'none of these folders is a run'), ([], 'needs the folders'),
+    (['out/orders', '--tokens=-1'], '--tokens must be at least 0'), (['--jobs=-1'], '--jobs must be')])
+def test_a_mistake_is_refused_in_one_line(command, says, tables):
+    with pytest.raises(SystemExit, match=says):
+        tables(*command)
+
+@pytest.mark.parametrize('file', ['results', 'config', 'alignment', 'glue', 'matching'])
+@pytest.mark.parametrize('content', [
+    '', '[]', '{}', '{"languages": 3, "tokens": [[1], 2], "pairs": [["x", 0]], "n_layer": "two"}',
+    '{"tasks": {"sst2": null}, "hidden_states": {"net": [[], "a", {}]}, "step": 1e400}'])
+def test_a_damaged_file_is_one_line(file, content, study, monkeypatch, tmp_path):
+    shutil.copytree('out/small_real_50_1x', tmp_path / 'run')
+    write(tmp_path / 'run' / f'{file}.json', content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, 'draw_lines', lambda *_: None)  # it takes seconds
+    try:
+        report.main(['run', '--out=out'])
+    except SystemExit as e:
+        assert isinstance(e.code, str) and '\n' not in e.code
