@@ -121,17 +121,16 @@ def learning_rate(step, cfg):
 
 @torch.no_grad()
 def evaluate(model, dataset, cfg, device, autocast, micro_batch_size):
-    """{language: nats per token} over eval_iters x batch_size windows of its test text, if there are
-    so many: always the same ones."""
+    """{language: nats per token} over up to eval_iters x batch_size windows of its test text."""
     losses = {}
     for language, name in enumerate(dataset.names):
         starts, nats = dataset.test_starts(language, cfg.eval_iters * cfg.batch_size), 0.0
         for i in range(0, len(starts), micro_batch_size):
             part = starts[i:i + micro_batch_size]
-            windows = dataset.windows('test', part, np.full(len(part), language))
-            x, y = map(torch.from_numpy, windows)
+            x, y = dataset.windows('test', part, np.full(len(part), language))
             with autocast():
-                nats += model(x.to(device), y.to(device)).item() * len(part)
+                loss = model(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
+            nats += loss.item() * len(part)
         losses[name] = nats / len(starts)
     return losses
 
@@ -166,27 +165,27 @@ def save_checkpoint(cfg, checkpoint):
     try:
         atomic_write(out_dir / 'ckpt.pt', write, previous=out_dir / 'ckpt_previous.pt')
     except (OSError, RuntimeError) as e:  # torch's writer raises the latter
-        reason = getattr(e, 'strerror', None) or 'is the disk full?'
-        sys.exit(f'step {step:,} could not be saved in {out_dir} ({reason}), the last checkpoint is '
-                 'intact: free space, then run the same command again')
+        sys.exit(f'step {step:,} could not be saved in {out_dir} ({e!s:.80}); the last checkpoint '
+                 'is intact: free space, then run the same command again')
 
-def open_tracker(cfg, start, held):
+def open_tracker(cfg, start):
     """A function of ({name: number}, step) that sends a line of the log to cfg.log_to."""
-    if cfg.log_to == 'tensorboard':
-        from torch.utils.tensorboard import SummaryWriter
-        # after a kill the steps since the checkpoint are drawn again: hide the first ones
-        writer = SummaryWriter(Path(cfg.out_dir, 'tensorboard'), purge_step=start + 1)
-        held.callback(writer.close)
-        return lambda numbers, step: [writer.add_scalar(*item, step) for item in numbers.items()]
     if cfg.log_to == 'wandb':
         import wandb
         latest = Path(cfg.out_dir, 'wandb', 'latest-run')  # -> [offline-]run-DATE_TIME-ID
         run_id = latest.resolve().name.rpartition('-')[2] if start and latest.exists() else None
         run = wandb.init(dir=cfg.out_dir, name=cfg.out_dir, config=vars(cfg), id=run_id,
                          resume='allow')  # it ignores steps that it has
-        held.callback(run.finish)
         return run.log
-    return lambda numbers, step: None
+    from torch.utils.tensorboard import SummaryWriter
+    # after a kill the steps since the checkpoint are drawn again: hide the first ones
+    writer = SummaryWriter(Path(cfg.out_dir, 'tensorboard'), purge_step=start + 1)
+
+    def send(numbers, step):
+        for name, number in numbers.items():
+            writer.add_scalar(name, number, step)
+        writer.flush()
+    return send
 
 # ---- refusals, before any work -----------------------------------------------
 
@@ -226,7 +225,9 @@ def check(cfg, world):
     checkpoint = None if cfg.overwrite else load_checkpoint(cfg.out_dir, cfg)
     if cfg.init_from and not checkpoint:
         path = Path(cfg.init_from, 'config.json')
-        other = config.read_json(path, '') or sys.exit(f'init_from must be a run, not {cfg.init_from}')
+        if not list(path.parent.glob('ckpt*.pt')):
+            sys.exit(f'init_from must be a run, {cfg.init_from!r} has no checkpoint')
+        other = vars(config.restored(config.read_json(path, ''), path))
         for key in 'block_size', 'n_layer', 'n_embd', 'n_head', 'head_dim':
             if other[key] != getattr(cfg, key):
                 sys.exit(f'init_from: {path} has {key} = {other[key]}, not {getattr(cfg, key)}')
@@ -235,7 +236,7 @@ def check(cfg, world):
 # ---- training ----------------------------------------------------------------
 
 def train(cfg, held):
-    """held: an ExitStack that closes what must be closed, however this ends."""
+    """held: an ExitStack, for the files that are closed however this ends."""
     # one process per GPU under torchrun, else a single one
     rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
     ddp, master = 'RANK' in os.environ, rank == 0
@@ -290,8 +291,7 @@ def train(cfg, held):
         other = config.restored(config.read_json(Path(cfg.init_from, 'config.json'), ''), '')
         if Dataset(other, verify=False).vocabulary() != dataset.vocabulary():
             sys.exit(f'init_from: the ids of {cfg.init_from} stand for other pieces')
-        first = load_checkpoint(cfg.init_from, other) or sys.exit(f'{cfg.init_from}: no checkpoint')
-        model.load_state_dict(first['model'])
+        model.load_state_dict(load_checkpoint(cfg.init_from, other)['model'])
     if cfg.compile is True or cfg.compile == 'auto' and 'cuda' in device:
         model = torch.compile(model)
     if ddp:
@@ -308,8 +308,7 @@ def train(cfg, held):
     print0(f'{raw_model.num_params():,} non-embedding parameters, {dataset.vocab_size:,} model ids, '
            f'{tokens:,} tokens, {flops:.2g} FLOPs, on {world} x {device}')
 
-    # log: lines after the checkpoint are written again; measures of an older checkpoint are dropped
-    log_path = out_dir / 'log.jsonl'
+    # log: its lines after the checkpoint are written again, measures of an older one are dropped
     if master:
         settings = json.dumps(vars(cfg) | {'overwrite': False}, indent=1) + '\n'
         atomic_write(out_dir / 'config.json', lambda partial: partial.write_text(settings))
@@ -319,20 +318,21 @@ def train(cfg, held):
                 path.unlink()
             elif not start and path.name.startswith('step_'):
                 shutil.rmtree(path)
+        log_path = out_dir / 'log.jsonl'
         with config.reading(log_path, 'repair or remove it, then run the same command again'):
             lines = log_path.read_text().splitlines(True) if start and log_path.exists() else []
             lines = [line for line in lines
                      if line.endswith('\n') and json.loads(line)['step'] <= start]
         atomic_write(log_path, lambda partial: partial.write_text(''.join(lines)))
         log_file = held.enter_context(open(log_path, 'a'))
-        track = open_tracker(cfg, start, held)
+        track = open_tracker(cfg, start) if cfg.log_to else None
 
     def log(step, **figures):
-        """figures: {key: number} or {key: {language: number}}."""
+        """A line of {key: number} and {key: {language: number}}."""
         print(json.dumps({'step': step, **figures}), file=log_file, flush=True)
-        for key, value in figures.items():
-            numbers = value if isinstance(value, dict) else {'': value}
-            track({f'{key}/{name}'.rstrip('/'): number for name, number in numbers.items()}, step)
+        for key, value in figures.items() if track else ():
+            by_name = value if isinstance(value, dict) else {'': value}
+            track({f'{key}/{name}'.rstrip('/'): number for name, number in by_name.items()}, step)
 
     # signals only set a flag, so that the step is finished and saved. A second Ctrl-C kills a lone
     # process; torchrun signals every process twice, and rank 0 must still say why it stops
