@@ -225,8 +225,8 @@ def check(cfg, world):
     checkpoint = None if cfg.overwrite else load_checkpoint(cfg.out_dir, cfg)
     if cfg.init_from and not checkpoint:
         path = Path(cfg.init_from, 'config.json')
-        if not list(path.parent.glob('ckpt*.pt')):
-            sys.exit(f'init_from must be a run, {cfg.init_from!r} has no checkpoint')
+        if not path.exists() or not any(path.parent.glob('ckpt*.pt')):
+            sys.exit(f'init_from must be a run with a checkpoint, not {cfg.init_from!r}')
         other = vars(config.restored(config.read_json(path, ''), path))
         for key in 'block_size', 'n_layer', 'n_embd', 'n_head', 'head_dim':
             if other[key] != getattr(cfg, key):

@@ -1,8 +1,10 @@
 """The plans of runs.csv: the commands of runs that are missing, and running them side by side."""
+import contextlib
 import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,7 +87,7 @@ class Job:
             command, shell=True, start_new_session=True, text=True, errors='replace',
             env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.reader = threading.Thread(target=self.read)
+        self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
 
     def read(self):
@@ -96,9 +98,10 @@ def side_by_side(runs, jobs):
     """Run {run: shell command}, `jobs` at a time and on a core each: two threads that share a busy
     core wait for each other most of the time. The last line of each says how far it is. If one
     fails, the others are told to save and stop."""
-    for number in signal.SIGTERM, signal.SIGHUP:
+    stops = []  # signals only leave a note, so that no job is lost sight of
+    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, signal.default_int_handler)  # like Ctrl-C
+            signal.signal(number, lambda number, frame: stops.append(number))
     waiting, running, drawn, shown = list(runs), {}, 0, time.monotonic()
     try:
         while waiting or running:
@@ -115,20 +118,22 @@ def side_by_side(runs, jobs):
             status = [f'{run}: {job.line}' for run, job in running.items()]
             if sys.stdout.isatty():  # draw the last lines again, below the new ones
                 print(f'\x1b[{drawn}F\x1b[J' if drawn else '', end='')
-                lines += [line[:os.get_terminal_size().columns - 1] for line in status]
+                lines += [line[:shutil.get_terminal_size().columns - 1] for line in status]
                 drawn = len(status)
             elif time.monotonic() > shown + 30:
                 lines, shown = lines + status, time.monotonic()
             print(''.join(f'{line}\n' for line in lines), end='', flush=True)
             time.sleep(0.2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+            if stops:
+                sys.exit(128 + stops[0])
     finally:
-        for job in running.values():
-            if job.reader.is_alive():
-                os.killpg(job.process.pid, signal.SIGTERM)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        while any(job.reader.is_alive() for job in running.values()):
+            for job in running.values():
+                with contextlib.suppress(OSError):  # it has just ended
+                    os.killpg(job.process.pid, signal.SIGTERM)
+            time.sleep(0.5)
         for run, job in running.items():
-            job.reader.join()
             print(f'{run} stopped: {job.line}', flush=True)
 
 def plan(name, options='', jobs=0):

@@ -136,9 +136,9 @@ def paper_values():
     """{(size, corpora, vocabulary, schedule, data, measure, language or layer): (where, value)}."""
     values = {}
     for row in read_table('paper'):
-        setting = [row[key] for key in ('size', 'corpora', 'vocab', 'schedule')]
+        setting = *(row[key] for key in 'size corpora vocab schedule'.split()), float(row['data'])
         where = row['source'] + (f', row {row["row"]}' if row['row'] else '')
-        values[*setting, float(row['data']), row['measure'], int(row['number'])] = where, row['value']
+        values[*setting, row['measure'], int(row['number'])] = where, row['value']
     return values
 
 def measurements(run, laws, all_data, paper):

@@ -24,7 +24,7 @@ from conftest import manual, script, write_text
 from torch.nn import functional as F
 
 import analyze
-from data_prep import load_tokenizer, train_tokenizer
+from data_prep import load_tokenizer
 from model import GPT, GPTConfig
 
 GPU = torch.cuda.is_available()
@@ -122,8 +122,9 @@ def data(args):
     texts = [text[start:start + 100_000] for start in starts]  # 40 MB
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_text(Path('text'), texts)
-        train_tokenizer(texts[:50], Path('t.model'), 4000)
-        encode = load_tokenizer(Path('t.model')).encode
+        timed('data_prep.py', "--corpora={'en': 'text/0?.txt'}", '--vocab_size=4000')
+        model, = Path('data').glob('tokenizer-*/bpe.model')
+        encode = load_tokenizer(model.rename('t.model')).encode
         t, = seconds(lambda: [encode(text) for text in texts[:100]], rounds=1)
         times = [timed('data_prep.py', f"--corpora={{'en': 'text/{files}.txt'}}",
                        '--tokenizer=t.model', f'--dataset=of_{len(files)}')

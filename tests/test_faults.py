@@ -1,35 +1,23 @@
 """What can go wrong with a run of days; each test is named after the point that it proves.
 
 1 kill at any time, 2 preemption, 3 keep what matters, 4 other hardware, 5 hostile or damaged files,
-6 two at once (also in test_data_prep.py), 7 slow leaks. `python tests/faults.py` does more of 1, 5."""
+6 two at once, 7 slow leaks. `python tests/faults.py` does more of 1 and 5."""
 import contextlib
+import json
 import os
 import re
 import resource
 import shutil
 import signal
-import socket
-import tarfile
 from pathlib import Path
 
 import faults
 import pytest
 import torch
-from conftest import (
-    CLONES,
-    arguments,
-    begin,
-    family,
-    kill,
-    load,
-    same,
-    settings,
-    tar,
-    trained,
-)
+from conftest import CLONES, arguments, begin, family, kill, load, refused, same, trained
+from conftest import torchrun_variables
 
 import analyze
-import data_prep
 import train
 
 LONG = dict(**CLONES, max_iters=300, log_interval=7, eval_interval=100, checkpoint_interval=40,
@@ -59,38 +47,32 @@ def undisturbed(workplace):
 
 @pytest.fixture
 def prepared(alone, undisturbed, workplace):
-    """A fresh folder with the dataset of that run."""
+    """A fresh folder with the data of that run."""
     shutil.copytree(workplace / 'data', 'data')
 
 @pytest.fixture
 def killed(prepared, workplace):
     """The same with the run that was killed."""
-    shutil.copytree(workplace / 'out' / 'killed', 'out/a')
+    shutil.copytree(workplace / 'out/killed', 'out/a')
 
 def test_1_kills_at_random_moments_change_nothing():
-    assert faults.run_kills(3, seed=4, jobs=2) == 0  # one of every stage
+    assert faults.run_kills(3, seed=4) == 0  # one of every stage
 
-def test_1_killed_between_two_renames_the_checkpoint_before_is_taken(killed, undisturbed, capsys):
+def test_1_killed_between_renames_the_last_checkpoint_is_taken(killed, undisturbed, capsys):
     LAST.unlink(missing_ok=True)  # moved to ckpt_previous.pt, its successor not yet in place
+    Path('out/a/results.json').write_text('measured at a later step')
     with open('out/a/log.jsonl', 'a') as f:
         f.write('{"step": 119, "lo')  # as if killed while writing
     assert_continues_to(undisturbed)
     assert 'resumed after step' in capsys.readouterr().out
+    assert not Path('out/a/results.json').exists()
 
-def test_1_what_was_measured_of_an_earlier_step_is_dropped(killed):
-    for name in ('results', 'alignment', 'matching', 'glue'):
-        Path(f'out/a/{name}.json').write_text('{}')
-    trained(**LONG)
-    assert [path.name for path in Path('out/a').glob('*.json')] == ['config.json']
-
-def test_2_a_signal_stops_a_run_saved_with_status_75_and_6_no_other_took_its_folder(
-        prepared, undisturbed):
+def test_2_a_signal_stops_a_saved_run_6_whose_folder_no_other_took(prepared, undisturbed):
     process = begin(*RUN)
     process.send_signal(signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
     for overwrite in (False, True):
-        with pytest.raises(SystemExit, match='another process trains in out/a: '):
-            trained(**LONG, overwrite=overwrite)
+        refused('another process trains in out/a: ', trained, **LONG, overwrite=overwrite)
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=60)
     stopped = re.search(r'stopped by a signal after step (\d+), saved in out/a', out)
@@ -99,22 +81,17 @@ def test_2_a_signal_stops_a_run_saved_with_status_75_and_6_no_other_took_its_fol
     assert_continues_to(undisturbed)
 
 @pytest.mark.parametrize('torchrun', [False, True])
-@pytest.mark.parametrize('numbers', [[signal.SIGINT], [signal.SIGUSR1],
-                                     [signal.SIGTERM, signal.SIGINT, signal.SIGINT]])
+@pytest.mark.parametrize('signals', ['SIGINT', 'SIGUSR1', 'SIGTERM SIGINT SIGINT'])
 def test_2_a_second_ctrl_c_ends_a_process_at_once_but_not_one_of_torchruns(
-        numbers, torchrun, prepared, monkeypatch, capsys):
+        signals, torchrun, prepared, monkeypatch, capsys):
     def rate_with_signals(step, cfg, rate=train.learning_rate):
-        for number in numbers if step == 50 else ():
-            os.kill(os.getpid(), number)  # in step 51
+        for name in signals.split() if step == 50 else ():
+            os.kill(os.getpid(), signal.Signals[name])  # in step 51
         return rate(step, cfg)
-    if torchrun:
-        with socket.create_server(('localhost', 0)) as server:
-            variables = {'RANK': 0, 'LOCAL_RANK': 0, 'WORLD_SIZE': 1, 'MASTER_ADDR': 'localhost',
-                         'MASTER_PORT': server.getsockname()[1]}
-        for name, value in variables.items():
-            monkeypatch.setenv(name, str(value))
+    for name, value in torchrun_variables(0, 1).items() if torchrun else ():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(train, 'learning_rate', rate_with_signals)
-    at_once = len(numbers) > 1 and not torchrun
+    at_once = ' ' in signals and not torchrun
     with pytest.raises(KeyboardInterrupt if at_once else SystemExit) as error:
         trained(**LONG)
     assert at_once or error.value.code == 75
@@ -123,43 +100,53 @@ def test_2_a_second_ctrl_c_ends_a_process_at_once_but_not_one_of_torchruns(
 
 def second_of(process):
     """The id of the process of rank 1."""
-    pid, = (pid for pid in family(process.pid)
-            if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes())
-    return pid
+    return next(pid for pid in family(process.pid)
+                if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes())
 
-def test_2_all_processes_stop_at_the_step_at_which_one_got_the_signal(prepared):
-    process = begin(*RUN, processes=2)
+THREADS = f"""import atexit, os, runpy
+from pathlib import Path
+names = lambda: [path.read_text() for path in Path('/proc/self/task').glob('*/comm')]
+atexit.register(lambda: Path('threads' + os.environ['RANK']).write_text(''.join(names())))
+runpy.run_path({train.__file__!r}, run_name='__main__')"""
+
+def test_2_processes_with_micro_batches_train_and_stop_as_one(prepared, undisturbed):
+    Path('threads.py').write_text(THREADS)
+    threads = Path('threads.py').resolve()
+    process = begin(*RUN, '--micro_batch_size=2', name=threads, processes=2, until=LAST)
     os.kill(second_of(process), signal.SIGUSR1)
     out, err = process.communicate(timeout=120)
     step = int(re.search(r'stopped by a signal after step (\d+)', out)[1])
-    assert process.returncode and step < 300 and 'exitcode  : 75' in err
-    assert load(LAST)['step'] == step
+    assert process.returncode and 'exitcode  : 75' in err
+    assert load(LAST)['step'] == step < 300
+    for a, b in zip(*(map(json.loads, log.splitlines())
+                      for log in (Path('out/a/log.jsonl').read_text(), undisturbed['log']))):
+        assert a['tokens_seen'] == b['tokens_seen']
+        assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
+    # a thread of the process group that outlives it aborts the interpreter one run in a hundred
+    assert not any('gloo' in Path(f'threads{rank}').read_text() for rank in (0, 1))
 
 def test_3_the_checkpoint_before_a_damaged_one_is_there_and_offered(killed, undisturbed):
     assert load(PREVIOUS)['step'] == load(LAST)['step'] - 40
     content = bytearray(LAST.read_bytes())
     content[len(content) // 2] ^= 1  # one bit of a weight
     LAST.write_bytes(content)
-    with pytest.raises(SystemExit, match=f'its checksum differs.*`mv {PREVIOUS} {LAST}` goes back'):
-        trained(**LONG)
-    with pytest.raises(SystemExit, match='checksum'):
-        analyze.main(['ppl', 'out/a'])
+    refused(f'its checksum differs.*`mv {PREVIOUS} {LAST}` goes back', trained, **LONG)
+    refused('its checksum differs', analyze.main, ['ppl', 'out/a'])
     PREVIOUS.replace(LAST)
     assert_continues_to(undisturbed)
 
 def test_3_a_full_disk_while_saving_keeps_the_old_checkpoint(killed, undisturbed):
     before, limits = LAST.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a checkpoint is larger
-    with pytest.raises(SystemExit, match='could not be saved in out/a'):
-        trained(**LONG)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with contextlib.ExitStack() as restored:
+        restored.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a checkpoint is larger
+        refused('could not be saved in out/a', trained, **LONG)
     assert LAST.read_bytes() == before and not list(Path('out/a').glob('*.partial'))
     assert_continues_to(undisturbed)
 
 def test_3_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(prepared):
-    says = '(the loss is (nan|inf)|a weight is not finite) at step .*: try a lower learning_rate'
-    with pytest.raises(SystemExit, match=says):
-        trained(**LONG | {'learning_rate': 1e18, 'checkpoint_interval': 1, 'log_interval': 50})
+    refused('(the loss is (nan|inf)|a weight is not finite) at step .*: try a lower learning_rate',
+            trained, **LONG | {'learning_rate': 1e18, 'checkpoint_interval': 1, 'log_interval': 50})
     for path in Path('out/a').glob('*.pt'):
         assert all(weight.isfinite().all() for weight in load(path)['model'].values())
 
@@ -168,10 +155,9 @@ def test_4_a_run_continues_on_more_processes_and_when_one_dies_on_fewer(killed, 
     process = begin(*RUN, processes=2, until=PREVIOUS)
     os.kill(second_of(process), signal.SIGKILL)
     out, err = process.communicate(timeout=120)
-    assert 'resumed after step' in out
+    assert 'resumed after step' in out and process.returncode
     assert 'another process of this run has died; the same command continues' in err, err
-    assert 'train.py", line' not in err and process.returncode
-    assert load(LAST)['step'] < 300
+    assert 'train.py", line' not in err and load(LAST)['step'] < 300
     trained(**LONG)
     (log, end), (expected_log, expected) = (run.values() for run in (end_of_run(), undisturbed))
     assert re.findall('"step": .*?,', log) == re.findall('"step": .*?,', expected_log)
@@ -183,27 +169,6 @@ def test_4_a_run_continues_on_more_processes_and_when_one_dies_on_fewer(killed, 
 
 def test_5_damaged_files_of_every_kind_are_read_or_refused():
     assert faults.run_inputs(20, seed=1) == 0
-
-def test_5_members_that_point_outside_write_nothing(tmp_path, monkeypatch):
-    (tmp_path / 'inside').mkdir()
-    monkeypatch.chdir(tmp_path / 'inside')
-    names = '../outside.txt', str(tmp_path / 'absolute.txt'), 'fine.txt'
-    Path('a.tar').write_bytes(tar({name: b'text\n' for name in names}))
-    with tarfile.open('a.tar', 'a') as archive:
-        link = tarfile.TarInfo('link.txt')
-        link.type, link.linkname = tarfile.SYMTYPE, '/etc/passwd'
-        archive.addfile(link)
-    assert list(data_prep.documents('a.tar')) == ['text\n'] * 3  # the link is not read
-    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a.tar', 'inside']
-
-def test_5_nothing_in_a_checkpoint_is_executed(alone):
-    class Touch:
-        def __reduce__(self):
-            return os.system, ('touch executed',)
-    torch.save({'step': Touch()}, 'ckpt.pt')
-    with pytest.raises(SystemExit, match='cannot be read'):
-        train.load_checkpoint('.', settings())
-    assert not Path('executed').exists()
 
 def test_7_thousands_of_steps_hold_memory_handles_and_speed_steady(prepared):
     small = {'n_layer': 1, 'n_embd': 8, 'n_head': 1, 'batch_size': 1, 'max_iters': 3000,
