@@ -65,7 +65,7 @@ def files(folder):
     return contents
 
 def kill_at_random(folder, run, seconds, draw):
-    """Start a command and kill it up to `seconds` after its first change to the folder -> whether it
+    """Start a command and kill it up to `seconds` after it first changes the folder -> whether it
     was still running."""
     listing = lambda: [names for _, *names in os.walk(folder)]
     before = listing()

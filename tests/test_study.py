@@ -119,10 +119,10 @@ def test_a_figure_beside_the_tables_stands_with_its_source(setting, measure, sou
 
 PYTHON = shlex.quote(sys.executable)
 
-def side_by_side(runs, jobs=2, **options):
+def side_by_side(runs, **options):
     """Begin shell commands as --jobs does -> the process."""
     code = f'import sys; sys.path.append({str(ROOT)!r}); from study.plan import side_by_side'
-    command = [sys.executable, '-c', f'{code}; side_by_side({runs!r}, {jobs})']
+    command = [sys.executable, '-c', f'{code}; side_by_side({runs!r}, 2)']
     env = os.environ | {'OMP_NUM_THREADS': '2'}
     return subprocess.Popen(command, text=True, env=env, **{'stdout': subprocess.PIPE} | options)
 
@@ -188,7 +188,7 @@ def test_help_and_plans_are_instant_and_work_from_any_directory(argument, tmp_pa
     assert ('plan' in argument) == bool(paths) and all(map(os.path.exists, paths))
 
 def test_jobs_run_side_by_side_on_a_thread_each_and_a_terminal_shows_their_last_lines(tmp_path):
-    meet = f'touch {{0}}; until [ -e {{1}} ]; do sleep 0.01; done; echo $OMP_NUM_THREADS{"." * 200}'
+    meet = 'echo a; touch {}; until [ -e {} ]; do sleep .1; done; echo $OMP_NUM_THREADS' + '.' * 200
     runs = {'x': f'{meet.format("a", "b")}; sleep 0.7', 'y': meet.format('b', 'a')}
     terminal, end = pty.openpty()
     side_by_side(runs, stdout=end, cwd=tmp_path).wait()
@@ -366,8 +366,7 @@ def test_a_report_twice_is_the_same_bytes(study):
         report.main([*(f'out/{name}' for name in names), f'--out={out}'])
         written.append({path.name: path.read_bytes() for path in Path(out).iterdir()})
     assert written[0] == written[1]
-    drawn = {kind for name, kind in FIGURES.items() if f'{name}.pdf' in written[0]}
-    assert drawn == set(FIGURES.values())  # every kind
+    assert {FIGURES[name] for name in FIGURES if f'{name}.pdf' in written[0]} == {*FIGURES.values()}
 
 def test_a_hue_keeps_its_colour_where_others_are_absent():
     rows = [{'measure': 'ppl', 'x': x, 'hue': hue, 'style': '', 'across': across, 'value': 1,
