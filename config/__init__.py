@@ -1,8 +1,6 @@
-"""
-Settings, nanoGPT's way: config/default.py lists them all, a config file sets some of them, and
+"""Settings, nanoGPT's way: config/default.py lists them all, a config file sets some of them, and
 --key=value overrides both. A config file is Python and is executed: read it first. A user's mistake
-ends any script with one line: docstrings do not say so again. DEBUG=1 shows the traceback.
-"""
+ends any script with one line: docstrings do not say so again. DEBUG=1 shows the traceback."""
 import ast
 import contextlib
 import difflib
@@ -34,8 +32,8 @@ def read_json(path, remedy):
 def read(path):
     """The variables that a config file sets, without modules, functions and _private names."""
     with reading(path, 'a config file is Python, a setting is written --key=value'):
-        return {key: value for key, value in runpy.run_path(str(path)).items()
-                if not (key.startswith('_') or callable(value) or isinstance(value, ModuleType))}
+        return {key: value for key, value in runpy.run_path(str(path)).items() if not (
+            key.startswith('_') or callable(value) or isinstance(value, ModuleType))}
 
 def override(settings, overrides, where):
     """Change settings (a dictionary) that exist to values of their type and range."""
@@ -44,8 +42,7 @@ def override(settings, overrides, where):
             nearest = ' or '.join(difflib.get_close_matches(key, settings, 2)) or 'one of --help'
             sys.exit(f'{where}: unknown setting {key!r}, did you mean {nearest}?')
         default, switch = settings[key], key == 'compile' and value in ('auto', True, False)
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
+        value = float(value) if isinstance(default, float) and type(value) is int else value
         if type(value) is not type(default) and not switch:
             sys.exit(f'{where}: {key} must be like {default!r}, not {value!r}')
         if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
