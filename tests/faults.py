@@ -206,7 +206,7 @@ def lay_out():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(content)
     return {name: reader for name, (_, reader) in new.items()} | {
-        **{str(path): lambda path: data_prep.Dataset(cfg)
+        **{str(path): lambda path: [data_prep.Dataset(cfg, verify) for verify in (False, True)]
            for path in [*corpus.iterdir(), *Path('data/clones').iterdir()]},
         'out/a/ckpt.pt': lambda path: analyze.load_run('out/a', 'cpu'),
         'out/a/config.json': lambda path: train.check(cfg, 1),

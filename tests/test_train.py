@@ -30,12 +30,15 @@ def contents(out_dir):
     """{name: content} of the files of a run."""
     return {path.name: path.read_bytes() for path in Path(out_dir).glob('[!.]*') if path.is_file()}
 
-def test_a_run_draws_languages_by_the_schedule_and_another_seed_draws_others():
+def test_languages_are_drawn_by_the_schedule_and_every_seed_and_epoch_differs():
     cfg = settings(schedule=[(0.0, (0.9, 0.1)), (0.5, (0.1, 0.9))], batch_size=16, max_iters=1000)
     run = Sampler([np.arange(900)] * 2, cfg)
     drawn = np.array([run.next(step)[1].sum() for step in range(1000)])
     for stage, p in ((drawn[:500], 0.1), (drawn[500:], 0.9)):
         assert abs(stage.sum() - 8000 * p) < 4 * np.sqrt(8000 * p * (1 - p))  # sampling error
+    alone = Sampler([np.arange(160)], settings(batch_size=16))
+    epochs = np.reshape([alone.next(step)[0] for step in range(20)], (2, 160))
+    assert (epochs[0] != epochs[1]).any()
     cfg.seed, first = 1, Sampler(run.starts, cfg).next(0)
     assert np.all(np.any(np.not_equal(first, Sampler(run.starts, cfg).next(0)), 1))
 
@@ -142,7 +145,8 @@ def test_nodes_that_differ_in_their_step_or_their_data_refuse(change, alone, doc
         shutil.rmtree('1/out')
     variables = torchrun_variables(0, 2)
     with multiprocessing.get_context('fork').Pool(2) as pool:
-        says, same_text = pool.starmap(node, [(rank, cfg, variables) for rank in (0, 1)], 1)
+        both = pool.starmap_async(node, [(rank, cfg, variables) for rank in (0, 1)], 1)
+        says, same_text = both.get(60)
     states = re.findall(r"\((\d+), '(\w+)'\)", says)
     assert says == same_text and says.startswith('nodes differ')
     assert states[0][0] == '10' and states[1][0] == ('0' if change == 'step' else '10')
