@@ -530,17 +530,18 @@ class Dataset:
             if (made := meta['settings'].get(key)) != value:
                 sys.exit(f'{path} was made with {key} = {made}, these settings say {value}: choose '
                          f'another --dataset name, or {again}')
-        self.vocab_map = np.load(path / 'vocab_map.npy')
-        self.vocab_size = int(self.vocab_map.max()) + 1
-        lang_ids, corpora = np.fromfile(path / 'train_lang.bin', np.uint8), {}
-        for name, made in meta['corpora'].items():
-            folder, n = DATA / made['folder'], (made['tokens'] - 1) // cfg.block_size
-            corpora[name] = corpus = read_meta(folder, f'remove {folder}, and {again}', verify)
-            corpus['train'] = np.memmap(folder / 'train.bin', np.uint16, 'r')[:made['tokens']]
-            corpus['test'] = np.memmap(folder / 'test.bin', np.uint16, 'r')
-            corpus['counts'] = np.load(folder / 'counts.npy')
-            corpus['tokenizer'] = folder / corpus['tokenizer']
-            corpus['lang_ids'], lang_ids = lang_ids[:n], lang_ids[n:]
+        with reading(path, again):
+            self.vocab_map = np.load(path / 'vocab_map.npy')
+            self.vocab_size = int(self.vocab_map.max()) + 1
+            lang_ids, corpora = np.fromfile(path / 'train_lang.bin', np.uint8), {}
+            for name, made in meta['corpora'].items():
+                folder, n = DATA / made['folder'], (made['tokens'] - 1) // cfg.block_size
+                corpora[name] = corpus = read_meta(folder, f'remove {folder}, and {again}', verify)
+                corpus['train'] = np.memmap(folder / 'train.bin', np.uint16, 'r')[:made['tokens']]
+                corpus['test'] = np.memmap(folder / 'test.bin', np.uint16, 'r')
+                corpus['counts'] = np.load(folder / 'counts.npy')
+                corpus['tokenizer'] = folder / corpus['tokenizer']
+                corpus['lang_ids'], lang_ids = lang_ids[:n], lang_ids[n:]
         self.names = [name for name, _ in cfg.languages]
         self.corpora = [corpora[corpus] for _, corpus in cfg.languages]
         self.starts = [np.flatnonzero(corpus['lang_ids'] == language) * cfg.block_size

@@ -42,11 +42,11 @@ def override(settings, overrides, where):
             nearest = ' or '.join(difflib.get_close_matches(key, settings, 2)) or 'one of --help'
             sys.exit(f'{where}: unknown setting {key!r}, did you mean {nearest}?')
         default, switch = settings[key], key == 'compile' and value in ('auto', True, False)
+        if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
+            sys.exit(f'{where}: {key} must be between 0 and 2^63, not {value!s:.40}')
         value = float(value) if isinstance(default, float) and type(value) is int else value
         if type(value) is not type(default) and not switch:
             sys.exit(f'{where}: {key} must be like {default!r}, not {value!r}')
-        if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
-            sys.exit(f'{where}: {key} must be between 0 and 2^63, not {value!s:.40}')
         settings[key] = value
     return settings
 

@@ -29,7 +29,8 @@ def test_later_arguments_override_earlier_ones(tmp_path):
     ('--n_layers=3', "unknown setting 'n_layers', did you mean n_layer"),
     ('--n_layer', 'like 12, not True'), ('--n_layer=three', "n_layer must be like 12, not 'three'"),
     ('--languages=EN', 'languages must be like '), ('no/such.py', 'no/such.py cannot be read'),
-    ('--learning_rate=-1', 'must be between 0 and'), ('--learning_rate=1e999', 'between 0 and')])
+    ('--learning_rate=-1', 'must be between 0 and'), ('--learning_rate=1e999', 'between 0 and'),
+    (f'--learning_rate=1{400 * "0"}', 'between 0 and')])
 def test_a_bad_setting_is_refused_by_name(argument, says):
     with pytest.raises(SystemExit, match=says):
         config.load([argument])
