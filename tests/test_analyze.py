@@ -415,3 +415,12 @@ def test_two_corpora_are_aligned_and_matched(in_runs, lines, capsys):
     en, up = (''.join(side) for side in result['tokens'])
     assert en.upper() == up and shown.count('\t') == 2 * len(result['pairs']) > 4
     assert Path('more/two/matching_line_2.png').read_bytes().startswith(b'\x89PNG')
+
+def test_uncertainty_of_ppl_is_that_of_a_mean():
+    rng, inside, scored = np.random.default_rng(0), 0, np.full(200, 50)
+    for _ in range(1000):
+        nats = 50 * rng.normal(4, 0.3, 200)  # mean 4 nats a token, 0.3 between stretches
+        ppl = math.exp(nats.sum() / scored.sum())
+        inside += abs(ppl / math.exp(4) - 1) < analyze.ppl_uncertainty(nats, scored)
+    assert 930 <= inside <= 970
+    assert analyze.ppl_uncertainty(nats[:1], scored[:1]) is None
