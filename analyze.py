@@ -22,13 +22,10 @@ def parse(argv=None):
     """The command line -> its arguments."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True)
-    ppl = commands.add_parser('ppl', help='perplexity by language, with a sliding window')
-    teff = commands.add_parser('teff', help='token efficiency, by the law of monolingual runs')
-    alignment = commands.add_parser('alignment', help='how alike two languages are inside')
-    matching = commands.add_parser('matching', help='the matched tokens of two parallel lines')
-    for p in ppl, teff:
-        p.add_argument('out_dirs', nargs='*', help='folders of trained runs')
+    add_parser = parser.add_subparsers(dest='command', required=True).add_parser
+    ppl, teff, alignment, matching = map(add_parser, ('ppl', 'teff', 'alignment', 'matching'))
+    for p, n in (ppl, '+'), (teff, '*'):
+        p.add_argument('out_dirs', nargs=n, help='folders of trained runs')
         p.add_argument('--languages', nargs='+', help='to score; default: all')
         p.add_argument('--stride', type=int, help='tokens scored per window; default: a quarter')
         p.add_argument('--batch_size', type=int, default=32, help='windows at a time')
@@ -56,6 +53,7 @@ def parse(argv=None):
 if __name__ == '__main__':  # before torch is imported: --help is instant
     config.run(parse)
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -74,8 +72,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import train
-from data_prep import (Dataset, atomic_write, check_languages, documents_in, kind_of,
-                       load_tokenizer)
+from data_prep import Dataset, atomic_write, check_languages, documents_in, kind_of, load_tokenizer
 from model import linear_cross_entropy
 
 # ---- runs, and the files that measures read and write ------------------------
@@ -84,26 +81,38 @@ AGAIN = 'train.py --overwrite starts the run again'
 progress = partial(tqdm, leave=False, disable=None)
 normalize = partial(F.normalize, dim=-1)
 
+@contextlib.contextmanager
+def measured(out_dir, name, remedy=''):
+    """The content of OUT_DIR/NAME.json, {} without the file: an error in `with` becomes a line."""
+    path, command = Path(out_dir, f'{name}.json'), name.replace('results', 'ppl')
+    remedy = remedy or f'python analyze.py {command} {out_dir} writes it again'
+    with config.reading(path, remedy):
+        yield config.read_json(path, remedy) or {}
+
 def settings_of(out_dir):
     """The settings of a run: its config.json, or the copy in its results.json."""
     for name in 'config', 'results':
-        path = Path(out_dir, f'{name}.json')
-        if saved := config.read_json(path, AGAIN):
-            with config.reading(path, AGAIN):
-                cfg = config.restored(saved.get('config', saved), path)
-            check_languages(cfg)
-            return cfg
+        with measured(out_dir, name, AGAIN) as saved:
+            if saved:
+                cfg = config.restored(saved.get('config', saved), f'{out_dir}/{name}.json')
+                check_languages(cfg)
+                return cfg
     sys.exit(f'{out_dir} is not a run: train.py CONFIG.py --out_dir={out_dir} makes one')
 
-def load_run(out_dir, device='auto', dtype='float32'):
+def load_run(out_dir, device='auto', dtype='float32', languages=None):
     """A trained run: cfg, dataset, weights, model (None if it is only word2vec's tables), step,
-    tokens_seen, device, autocast."""
+    tokens_seen, device, autocast, and the indices of these languages (default: all)."""
     cfg = settings_of(out_dir)
     checkpoint = train.load_checkpoint(out_dir, cfg)
     if not checkpoint:
         sys.exit(f'{out_dir} has no checkpoint yet: run train.py with its config')
     run = SimpleNamespace(out_dir=Path(out_dir), cfg=cfg, dataset=Dataset(cfg, verify=False),
                           weights=checkpoint['model'], model=None, step=checkpoint['step'])
+    names, read = run.dataset.names, checkpoint['sequences_read']
+    if unknown := set(languages or ()) - set(names):
+        sys.exit(f'{out_dir} has no language {min(unknown)!r}; it has {", ".join(names)}')
+    run.languages = [names.index(name) for name in languages or names]
+    run.tokens_seen = {name: n * cfg.block_size for name, n in zip(names, read)}
     run.device, run.autocast = train.choose_device(device, dtype)
     if dtype == 'float32':
         torch.set_float32_matmul_precision('highest')  # no TF32, which training allows
@@ -112,16 +121,13 @@ def load_run(out_dir, device='auto', dtype='float32'):
         with config.reading(f'{out_dir}/ckpt.pt', AGAIN):
             run.model.load_state_dict(run.weights)
         run.model.to(run.device).eval()
-    seen = [n * cfg.block_size for n in checkpoint['sequences_read']]
-    run.tokens_seen = dict(zip(run.dataset.names, seen))
     return run
 
-def language_indices(run, names):
-    known = run.dataset.names
-    for name in names:
-        if name not in known:
-            sys.exit(f'{run.out_dir} has no language {name!r}; it has {", ".join(known)}')
-    return [known.index(name) for name in names]
+def write(path, content):
+    """Write a text or, of anything else, its JSON."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=1) + '\n'
+    atomic_write(Path(path), partial(Path.write_text, data=text, encoding='utf-8', newline=''))
+    print(f'written: {path}', flush=True)
 
 def number(value, low=-1e15, high=1e15):
     """A number from a file as a float; None becomes nan."""
@@ -130,29 +136,12 @@ def number(value, low=-1e15, high=1e15):
         raise ValueError(f'{value:g} is not between {low:g} and {high:g}')
     return value
 
-def read_measured(out_dir, name, convert):
-    """convert(content of OUT_DIR/NAME.json), or None without the file."""
-    path = Path(out_dir, f'{name}.json')
-    remedy = f'python analyze.py {name.replace("results", "ppl")} {out_dir} writes it again'
-    content = config.read_json(path, remedy)
-    with config.reading(path, remedy):
-        return None if content is None else convert(content)
-
-def write_text(path, text):
-    atomic_write(Path(path), lambda partial: partial.write_text(text, 'utf-8', newline=''))
-    print(f'written: {path}', flush=True)
-
-def write_json(path, content):
-    write_text(path, json.dumps(content, indent=1) + '\n')
-
 def as_text(value):
     """A value of a table for people; nothing for nan."""
     if not isinstance(value, (int, float)):
         return str(value)
-    if value != value:
-        return ''
     digits = 0 if isinstance(value, int) or abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
-    return f'{value:,.{digits}f}'
+    return f'{value:,.{digits}f}' if value == value else ''
 
 def markdown(rows, columns):
     """The lines of a Markdown table of rows {column: value}."""
@@ -161,19 +150,10 @@ def markdown(rows, columns):
     lines.insert(1, ['-' * width for width in widths])
     return [f'| {" | ".join(map(str.ljust, line, widths))} |' for line in lines]
 
-def new_figure(width, height):
-    """A matplotlib figure, size in inches, that needs no display, and its axes."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-    pyplot.close('all')
-    return pyplot.subplots(figsize=(width, height), layout='constrained')
-
 def save_figure(figure, path):
     kind = Path(path).suffix[1:]
     undated = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}.get(kind)  # reproducible bytes
-    atomic_write(Path(path), lambda partial: figure.savefig(partial, dpi=200, format=kind,
-                                                            metadata=undated))
+    atomic_write(Path(path), partial(figure.savefig, dpi=200, format=kind, metadata=undated))
     print(f'figure: {os.path.relpath(path)}')
 
 # ---- ppl: sliding-window perplexity (section 3, Evaluation) ------------------
@@ -181,10 +161,8 @@ def save_figure(figure, path):
 NGRAM_TOKENS = 1 << 27  # n-grams of more tokens are not counted: their sorting takes gigabytes
 
 def sliding_window(run, ids, stride, batch_size, name=''):
-    """Score a text, ids (N,) int64 -> nats and scored tokens by batch, (2, batches).
-
-    Windows of block_size tokens start every `stride` tokens, and the last `stride` positions of a
-    window are scored. So every token after the first context is scored once, up to the ragged end."""
+    """Score a text, ids (N,) int64, at the last `stride` positions of windows of block_size tokens:
+    every token after the first context once -> nats and scored tokens by batch, (2, batches)."""
     window, scores = run.cfg.block_size, []
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
@@ -201,14 +179,12 @@ def sliding_window(run, ids, stride, batch_size, name=''):
     return np.array(scores, float).reshape(-1, 2).T
 
 def ppl_uncertainty(nats, scored):
-    """Half-width of the 95% interval of PPL, relative to PPL, from the scatter between batches;
-    None for a single batch."""
-    n = len(scored)
+    """Half of the 95% interval of PPL, relative, by the scatter of batches; None for one."""
+    n, total = len(scored), scored.sum()
     if n < 2:
         return None
-    residuals = nats - nats.sum() / scored.sum() * scored
-    deviation = math.sqrt((residuals ** 2).sum() * n / (n - 1))
-    return math.expm1(1.96 * deviation / scored.sum())
+    variance = np.square(nats - nats.sum() / total * scored).sum() * n / (n - 1)
+    return math.expm1(1.96 * math.sqrt(variance) / total)
 
 def starts_read(run, language):
     """Where the training sequences start that a run has read in a language, in their order."""
@@ -217,143 +193,127 @@ def starts_read(run, language):
     return np.concatenate([starts[languages == language] for starts, languages in steps])
 
 def ngram_ppl(read, test, order, V):
-    """PPL of a text, base ids (N,), but for its first order - 1 tokens, under interpolated n-gram
-    counts (Witten-Bell) of the sequences (B, T) that a run has read: a model above the trigrams has
-    not begun to need more than the last two tokens."""
-    p, n_scored = 1 / V, len(test) - order + 1
-
-    def numbers(ids, n, columns):  # the n-grams that begin at these columns, each as one number
-        return sum(ids[..., i:i + columns].astype(np.int64) * V ** (n - 1 - i) for i in range(n))
-
-    def look_up(keys, values, wanted):
-        places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        return np.where(keys[places] == wanted, values[places], 0)
+    """PPL of a text, base ids (N,), but for its first order - 1 tokens, by n-gram counts of the
+    sequences read (B, T), interpolated (Witten-Bell)."""
+    read, test, p = read.astype(np.int64), test.astype(np.int64), 1 / V
+    grams, wanted = read, test  # the n-grams, each as one number
     for n in range(1, order + 1):
-        ngrams, counts = np.unique(numbers(read, n, read.shape[1] - n + 1), return_counts=True)
-        contexts, first = np.unique(ngrams // V, return_index=True)
-        total, types = np.add.reduceat(counts, first), np.diff([*first, len(ngrams)])
-        ngram = numbers(test[order - n:], n, n_scored)
-        count = look_up(ngrams, counts, ngram)
-        total, types = (look_up(contexts, values, ngram // V) for values in (total, types))
-        p = np.where(total > 0, (count + types * p) / np.maximum(1, total + types), p)
+        if n > 1:
+            grams = grams[:, :-1] * V + read[:, n - 1:]
+            wanted = wanted[:-1] * V + test[n - 1:]
+        known, counts = np.unique(grams, return_counts=True)
+        contexts, first = np.unique(known // V, return_index=True)
+        total, types = np.add.reduceat(counts, first), np.diff([*first, len(known)])
+        scored = wanted[order - n:]
+        i, j = (np.searchsorted(keys, values).clip(max=len(keys) - 1)
+                for keys, values in ((known, scored), (contexts, scored // V)))
+        count = np.where(known[i] == scored, counts[i], 0)
+        interpolated = (count + types[j] * p) / (total[j] + types[j])
+        p = np.where(contexts[j] == scored // V, interpolated, p)
     return math.exp(-np.log(p).mean())
 
-def measure_ppl(out_dir, args):
+def score(run, language, stride, batch_size):
+    """PPL of the test text in a language, and what it is compared with."""
+    data, window, (name, corpus) = run.dataset, run.cfg.block_size, run.cfg.languages[language]
+    meta, seen = data.corpora[language], run.tokens_seen[name]
+    base = np.asarray(meta['test'])  # (N,)
+    ids = data.vocab_map[language, base].astype(np.int64)
+    nats, scored = sliding_window(run, ids, stride, batch_size, f'{run.out_dir} {name}')
+    n = int(scored.sum())
+    if not n:
+        sys.exit(f'{run.out_dir} {name}: all {len(ids)} test tokens are context')
+    loss = float(nats.sum() / n)
+    ngrams = {'bigram_ppl': None, 'trigram_ppl': None}
+    if 0 < seen <= NGRAM_TOKENS:
+        read = np.lib.stride_tricks.sliding_window_view(meta['train'], window + 1)
+        read = read[starts_read(run, language)]
+        for order, kind in enumerate(ngrams, 2):
+            text = base[max(0, window - stride + 2 - order):]  # the same tokens are scored
+            ngrams[kind] = ngram_ppl(read, text, order, meta['vocab_size'])
+    exposure, trigram = seen / max(1, np.count_nonzero(meta['counts'])), ngrams['trigram_ppl']
+    print(f'{run.out_dir} {name}: PPL {math.exp(loss):.2f}, {n:,} scored tokens; {seen:,} seen, '
+          f'exposure {exposure:,.0f}; PPL of trigram counts {trigram or math.nan:.2f}', flush=True)
+    return {'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
+            'ppl': math.exp(loss), 'loss': loss, 'scored_tokens': n, 'exposure': exposure,
+            'ppl_uncertainty': ppl_uncertainty(nats, scored), **ngrams,
+            'bits_per_byte': loss / math.log(2) * meta['test_tokens'] / meta['test_bytes'],
+            'epochs': seen / max(1, len(data.starts[language]) * window)}
+
+def ppl(out_dir, args):
     """Score the test text in every language asked for -> OUT_DIR/results.json. Languages that were
     scored before in the same way stay in it."""
-    run = load_run(out_dir, args.device, args.dtype)
+    run = load_run(out_dir, args.device, args.dtype, args.languages)
     if not run.model:
         sys.exit(f'{out_dir} is word2vec, which has no perplexity; use alignment')
-    window, data, scored = run.cfg.block_size, run.dataset, {}
+    names, window = run.dataset.names, run.cfg.block_size
     stride = args.stride or max(1, window // 4)
     if stride > window:
         sys.exit(f'--stride {stride} leaves tokens unscored: windows have {window}')
-    for language in language_indices(run, args.languages or data.names):
-        (name, corpus), meta = run.cfg.languages[language], data.corpora[language]
-        base, seen = np.asarray(meta['test']), run.tokens_seen[name]
-        ids = data.vocab_map[language, base].astype(np.int64)
-        nats, n = sliding_window(run, ids, stride, args.batch_size, f'{out_dir} {name}')
-        if not len(n):
-            sys.exit(f'{out_dir} {name}: all {len(ids)} test tokens are context')
-        loss = float(nats.sum() / n.sum())
-        exposure = seen / max(1, np.count_nonzero(meta['counts']))
-        ngrams = {'bigram_ppl': None, 'trigram_ppl': None}
-        if 0 < seen <= NGRAM_TOKENS:
-            read = np.lib.stride_tricks.sliding_window_view(meta['train'], window + 1)
-            read = read[starts_read(run, language)]
-            for order, kind in (2, 'bigram_ppl'), (3, 'trigram_ppl'):
-                text = base[max(0, window - stride + 2 - order):]  # the same tokens are scored
-                ngrams[kind] = ngram_ppl(read, text, order, meta['vocab_size'])
-        print(f'{out_dir} {name}: PPL {math.exp(loss):.2f}, {n.sum():,.0f} scored tokens; '
-              f'{seen:,} tokens seen, exposure {exposure:,.0f}; PPL of trigram counts '
-              f'{ngrams["trigram_ppl"] or math.nan:.2f}', flush=True)
-        scored[name] = {
-            'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
-            'ppl': math.exp(loss), 'loss': loss, 'scored_tokens': int(n.sum()),
-            'exposure': exposure, 'ppl_uncertainty': ppl_uncertainty(nats, n), **ngrams,
-            'bits_per_byte': loss / math.log(2) * meta['test_tokens'] / meta['test_bytes'],
-            'epochs': seen / max(1, len(data.starts[language]) * window)}
+    scored = {names[i]: score(run, i, stride, args.batch_size) for i in run.languages}
     results = {
         'config': vars(run.cfg), 'step': run.step, 'tokens_seen': run.tokens_seen, 'window': window,
         'stride': stride, 'non_embedding_parameters': run.model.num_params()}
-    before = read_measured(out_dir, 'results', dict) or {}
-    if all(before.get(key) == results[key] for key in ('step', 'stride', 'tokens_seen')):
-        scored = before['languages'] | scored
-    scored = {name: scored[name] for name in data.names if name in scored}
-    write_json(run.out_dir / 'results.json', results | {'languages': scored})
-
-def ppl(args):
-    if not args.out_dirs:
-        sys.exit('ppl needs the folders of trained runs')
-    for out_dir in args.out_dirs:
-        measure_ppl(out_dir, args)
+    with measured(out_dir, 'results') as before:
+        if all(before.get(key) == results[key] for key in ('step', 'stride', 'tokens_seen')):
+            scored = before['languages'] | scored
+    results['languages'] = {name: scored[name] for name in names if name in scored}
+    write(run.out_dir / 'results.json', results)
 
 # ---- teff: scaling law, token efficiency (section 3, appendix B) -------------
 
 class ScalingLaw:
-    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest run, fitted by least
-    squares on 1/PPL to monolingual runs with at least three token counts.
-
-    Fitted as top + slope * (1 - x^-b) / b: the same curves (a = slope / b, c = top + a), but smooth
-    through the logarithm at b = 0. Where 1/PPL is convex in log(tokens), b is negative."""
+    """1/PPL = c - a * x^(-b), x = training tokens / those of the largest monolingual run, by least
+    squares on 1/PPL. Fitted as top + slope * (1 - x^-b) / b: the same curves (a = slope / b,
+    c = top + a), but smooth through the logarithm at b = 0."""
 
     def __init__(self, tokens, ppl, name='the law'):
         from scipy.optimize import least_squares
         tokens, y = np.asarray(tokens, float), 1 / np.asarray(ppl, float)
         if (n := len(set(tokens))) < 3:
             sys.exit(f'{name}: a law needs at least three token counts, not {n}')
-        self.name, self.n = name, len(y)
-        self.unit, self.shortest = max(tokens), min(tokens)
+        self.name, self.n, self.unit, self.shortest = name, len(y), max(tokens), min(tokens)
         log_x = np.log(tokens / self.unit)
-
-        def residuals(v):
-            return (self.inverse_ppl(log_x, v) - y) / y.max()
-
-        def best_given(b):  # the curve is linear in top and slope
-            design = np.stack([np.ones_like(y), -np.expm1(-b * log_x) / b], 1)
-            v = *np.linalg.lstsq(design, y, rcond=None)[0], b
-            return (residuals(v) ** 2).sum(), v
-        start = min(map(best_given, np.linspace(-1.995, 4.995, 700)))[1]  # without b = 0
-        bounds = [-np.inf, -np.inf, -2], [np.inf, np.inf, 5]
-        fit = least_squares(residuals, start, jac='3-point', x_scale=np.abs(start) + 1e-12,
-                            bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        b = np.linspace(-1.995, 4.995, 700)[:, None]  # without 0; given b, the curve is linear
+        curves = -np.expm1(-b * log_x) / b  # (700, n)
+        linear = np.linalg.pinv(np.stack([np.ones_like(curves), curves], -1)) @ y  # top, slope
+        grid = [*linear.T[..., None], b]
+        best = np.square(self.inverse_ppl(grid, log_x, y)).sum(1).argmin()
+        start = np.hstack(grid)[best]
+        fit = least_squares(self.inverse_ppl, start, args=(log_x, y), jac='3-point',
+                            bounds=([-np.inf, -np.inf, -2], [np.inf, np.inf, 5]),
+                            x_scale=np.abs(start) + 1e-12, xtol=1e-15, ftol=1e-15, gtol=1e-15)
         self.v = top, slope, self.b = fit.x
         if slope <= 0:
             sys.exit(f'{name}: the monolingual runs do not improve with more tokens')
         self.a, self.c = slope / self.b, top + slope / self.b
-        variance = 2 * fit.cost / max(1, self.n - 3)
-        self.covariance = variance * np.linalg.pinv(fit.jac.T @ fit.jac)
+        self.covariance = 2 * fit.cost / max(1, self.n - 3) * np.linalg.pinv(fit.jac.T @ fit.jac)
         self.error = np.abs(self.ppl(tokens) * y - 1).max()  # relative, in PPL
 
     @staticmethod
-    def inverse_ppl(log_x, v):
+    def inverse_ppl(v, log_x, y=0):
         top, slope, b = v
-        return top - slope * np.expm1(-b * log_x) / b
-
-    def log_x(self, ppl, v):
-        """The inverse of inverse_ppl; +-inf for a PPL that it never reaches."""
-        top, slope, b = v
-        rest = 1 - b * (1 / ppl - top) / slope
-        return -math.log(rest) / b if rest > 0 else math.copysign(math.inf, b)
+        return top - slope * np.expm1(-b * log_x) / b - y
 
     def ppl(self, tokens):
         """MLPE: the PPL of a monolingual model trained on these tokens."""
-        inverse = self.inverse_ppl(np.log(np.asarray(tokens) / self.unit), self.v)
+        inverse = self.inverse_ppl(self.v, np.log(np.asarray(tokens) / self.unit))
         return 1 / np.where(inverse > 0, inverse, np.nan)  # undefined for very few tokens
 
-    def tokens(self, ppl):
-        """MLTE: the tokens a monolingual model needs for a PPL; inf if it never gets there."""
-        log_x = self.log_x(ppl, self.v)
+    def tokens(self, ppl, v=None):
+        """MLTE: the tokens that a monolingual model needs for a PPL; inf if it never gets there."""
+        top, slope, b = self.v if v is None else v
+        rest = 1 - b * (1 / ppl - top) / slope
+        log_x = -math.log(rest) / b if rest > 0 else math.copysign(math.inf, b)
         return self.unit * math.exp(log_x) if log_x < 100 else math.inf
 
     def interval(self, ppl):
-        """The factor by which tokens(ppl) may be off (95%), from the scatter of the runs around the
-        law; nan for three runs, which fit exactly."""
+        """The factor by which tokens(ppl) may be off (95%), from the scatter of the runs; nan for
+        three, which fit exactly."""
         from scipy.stats import t
         steps = np.diag(1e-6 * np.abs(self.v))
-        change = [self.log_x(ppl, self.v + step) - self.log_x(ppl, self.v - step) for step in steps]
+        ends = [[self.tokens(ppl, self.v + s) for s in (step, -step)] for step in steps]
         with np.errstate(all='ignore'):  # infinite where the fit is undetermined
-            slopes = np.array(change) / (2 * steps.max(0))
+            slopes = np.subtract(*np.log(ends).T) / (2 * steps.max(0))
             deviation = np.sqrt(slopes @ self.covariance @ slopes)
             return float(np.exp(t.ppf(0.975, self.n - 3) * deviation))
 
@@ -364,18 +324,18 @@ class ScalingLaw:
         return (f'{self.name}: 1/PPL = {self.c:.5g} {-self.a:+.4g} * (tokens / {self.unit:,.0f})^'
                 f'{-self.b:.4g}; {self.n} monolingual runs, {error}')
 
+FURTHER = 'bits_per_byte exposure trigram_ppl epochs ppl_uncertainty'.split()  # numbers of a row
+
 def rows_of_csv(path):
     """The rows of a table of runs."""
-    remedy = f'it must be a table with the columns {",".join(COLUMNS)}'
-    total = defaultdict(int)
+    total, remedy = defaultdict(int), f'it must be a table with the columns {",".join(COLUMNS)}'
     with config.reading(path, remedy), open(path, newline='', encoding='utf-8-sig') as f:
         rows = list(csv.DictReader(f))
         if not rows or set(COLUMNS) - rows[0].keys():
             raise ValueError('a column is missing, or all rows')
         for line, row in enumerate(rows, 2):
             row['tokens'], row['ppl'] = int(number(row['tokens'], 1)), number(row['ppl'], 1, 1e30)
-            for key in 'exposure', 'trigram_ppl', 'epochs', 'ppl_uncertainty':
-                row[key] = number(row.get(key) or None)
+            row |= {key: number(row.get(key) or None, 0) for key in FURTHER}
             if row['role'] not in ('mono', 'multi', 'step') or math.isnan(row['ppl']):
                 raise ValueError(f'line {line}: {row["ppl"]}, {row["role"]}')
             total[row['run']] += row['tokens']
@@ -386,15 +346,13 @@ def rows_of_csv(path):
 def rows_of_run(out_dir, args, finished=True):
     """A row for each language that a run has seen, scored first if necessary."""
     if not os.path.lexists(f'{out_dir}/results.json'):
-        measure_ppl(out_dir, args)
+        ppl(out_dir, args)
     cfg, rows = settings_of(out_dir), []
-
-    def convert(results):
+    with measured(out_dir, 'results') as results:
         step, stride = results['step'], results.get('stride')
         if finished and step < cfg.max_iters:
-            sys.exit(f'{out_dir} is at step {step} of {cfg.max_iters}, but TEff needs finished '
-                     'runs: resume it with train.py')
-        if args and args.stride and args.stride != stride:
+            sys.exit(f'{out_dir} is at step {step} of {cfg.max_iters}: resume it with train.py')
+        if args and args.stride not in (None, stride):
             sys.exit(f'{out_dir} was scored with --stride={stride}: analyze.py ppl {out_dir} '
                      f'--stride={args.stride} scores it again')
         seen = {name: int(number(n, 0)) for name, n in results['tokens_seen'].items()}
@@ -402,21 +360,14 @@ def rows_of_run(out_dir, args, finished=True):
             if not seen[name] or name not in results['languages']:
                 continue
             language, others = results['languages'][name], sum(seen.values()) - seen[name]
-            row = {key: number(language.get(key), 0) for key in (
-                'bits_per_byte', 'ppl_uncertainty', 'epochs', 'exposure', 'trigram_ppl')}
-            rows.append(row | {
+            rows.append({key: number(language.get(key), 0) for key in FURTHER} | {
                 'run': str(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
                 'model': f'gpt-{cfg.n_layer}x{cfg.n_embd}', 'stride': stride,
                 'parameters': number(results['non_embedding_parameters'], 1),
                 'text': str(language['test_text']), 'ppl': number(language['ppl'], 1, 1e30),
                 'tokens': seen[name], 'others': others, 'steps': cfg.max_iters,
                 'role': 'multi' if others else 'mono'})
-        return rows
-    return read_measured(out_dir, 'results', convert)
-
-def law_of(row):
-    """The key of a row's scaling law: model, corpus, test text."""
-    return row['model'], row['corpus'], row.get('text', '')
+    return rows
 
 # settings in which runs of one law may differ: tokens, seeds, languages, and what is not learned
 MAY_DIFFER = train.FREE | {'dataset', 'corpora', 'languages', 'schedule', 'vocab', 'anchor_frac',
@@ -427,33 +378,28 @@ def first_difference(row, other):
     if 'cfg' not in row:
         return ''
     a, b = (vars(r['cfg']) | {'stride': r.get('stride')} for r in (row, other))
-    for key in sorted(a.keys() - MAY_DIFFER):
-        x, y = a[key], b[key]
-        if key == 'warmup_iters':  # the same fraction of the steps is enough
-            steps = min(a['max_iters'], b['max_iters'])
-            if abs(x / a['max_iters'] - y / b['max_iters']) * steps <= 1:
-                continue
-        if x != y:
-            again = f' (analyze.py ppl {row["run"]} --stride={y} scores it again)'
-            return f'{row["run"]} has {key} {x}, {other["run"]} {y}{again if key == "stride" else ""}'
-    return ''
+    n, m = a['max_iters'], b['max_iters']
+    if abs(a['warmup_iters'] * m - b['warmup_iters'] * n) <= max(n, m):
+        a['warmup_iters'] = b['warmup_iters']  # the same share of the steps, to a step, is enough
+    key = min((key for key in a.keys() - MAY_DIFFER if a[key] != b[key]), default='')
+    again = f' (analyze.py ppl {row["run"]} --stride={b["stride"]} scores it again)'
+    words = f'{row["run"]} has {key} {a.get(key)}, {other["run"]} {b.get(key)}'
+    return words + again if key == 'stride' else words if key else ''
 
-def fit_laws(rows, mix_recipes=False):
-    """The law of each model, corpus and test text, {law_of(row): law}; why others have none.
-
-    A law is fitted to the largest group of monolingual runs that differ only in tokens. Rows of other
-    recipes get row['unlike'] and no TEff, unless mix_recipes. Step-matched runs, with as many steps
-    as a multilingual one in smaller batches, stand beside the law: their role becomes 'step'."""
+def fit_laws(rows, mix_recipes):
+    """{row['law']: law}, each of the largest group of monolingual runs that differ only in tokens;
+    why others have none. Rows of other recipes get row['unlike'], unless mix_recipes. Runs with as
+    many steps as a multilingual one, in smaller batches, stand beside the law: role 'step'."""
     multi = [row['cfg'] for row in rows if row['role'] == 'multi' and 'cfg' in row]
     for row in rows:
-        if row['role'] == 'mono' and 'cfg' in row:
-            a = row['cfg']
-            if any(a.max_iters == b.max_iters and a.block_size == b.block_size
-                   and a.batch_size < b.batch_size for b in multi):
-                row['role'] = 'step'
+        a = row.get('cfg')
+        if row['role'] == 'mono' and a and any(
+                (a.max_iters, a.block_size) == (b.max_iters, b.block_size)
+                and a.batch_size < b.batch_size for b in multi):
+            row['role'] = 'step'
     laws, reasons = {}, []
-    for key in dict.fromkeys(map(law_of, rows)):
-        same = [row for row in rows if law_of(row) == key and row['role'] != 'step']
+    for key in dict.fromkeys(row['law'] for row in rows):
+        same = [row for row in rows if row['law'] == key and row['role'] != 'step']
         mono = [row for row in same if row['role'] == 'mono']
         if mono and not mix_recipes:
             alike = [sum(not first_difference(a, b) for b in mono) for a in mono]
@@ -469,76 +415,63 @@ def fit_laws(rows, mix_recipes=False):
     return laws, reasons
 
 def add_efficiency(row, law):
-    """Add MLPE, MLTE, TEff, the head start in tokens, and tau: what a foreign token is worth."""
-    def inside(tokens):  # 1%: the law is not exact even for its own runs
-        return 0.99 * law.shortest <= tokens <= 1.01 * law.unit
-    ppl, tokens, others = row['ppl'], row['tokens'], row['others']
-    mlte, factor = law.tokens(ppl), law.interval(ppl)
-    if inside(tokens):
+    """Add MLPE, MLTE, TEff, the head start in tokens, tau (what a foreign token is worth), and for
+    people, in row['shown'], what bounds a TEff beyond the monolingual runs -> a remark."""
+    tokens, mlte, factor = row['tokens'], law.tokens(row['ppl']), law.interval(row['ppl'])
+    # 1%: the law is not exact even for its own runs
+    known, inside = (0.99 * law.shortest <= n <= 1.01 * law.unit for n in (tokens, mlte))
+    if known:
         row['mlpe'] = float(law.ppl(tokens))
+    if mlte < math.inf:
+        teff, ahead = mlte / tokens, mlte - tokens
+        row |= {'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor,
+                'head_start': ahead, 'tau': ahead / (row['others'] or math.nan)}
+    if inside:
+        row |= {'extrapolated': 'no', 'shown': {'mlte': round(mlte), 'head_start': round(ahead)}}
+        return ''
+    bound = f'> {law.unit / tokens:.2f}' if mlte > law.unit else f'< {law.shortest / tokens:.2f}'
+    blank = dict.fromkeys(('mlte', 'head_start', 'teff_low', 'teff_high', 'tau'), '')
+    kind, remark = 'yes', 'extrapolated'
     if mlte == math.inf:
-        row['extrapolated'] = 'beyond'
-        row['remark'] = f'below the limit of the law, {1 / law.c:.4g}'
-        return
-    teff = mlte / tokens
-    row |= {'mlte': mlte, 'teff': teff, 'head_start': mlte - tokens, 'extrapolated': 'no'}
-    row |= {'teff_low': teff / factor, 'teff_high': teff * factor}
-    if others:
-        row['tau'] = (mlte - tokens) / others
-    if not inside(mlte):
-        row |= {'extrapolated': 'yes', 'remark': 'extrapolated'}
-
-def add_step_matched(row, rows):
-    """Add step_ppl, the PPL of step-matched runs on as many tokens within 5%, and gain, the
-    relative reduction from it."""
-    steps = [(abs(step['tokens'] / row['tokens'] - 1), step['ppl']) for step in rows
-             if step['role'] == 'step' and law_of(step) == law_of(row)
-             and step.get('steps') == row.get('steps')]
-    nearest, _ = min(steps, default=(1, 0))
-    if row['role'] == 'multi' and nearest < 0.05:
-        row['step_ppl'] = float(np.mean([ppl for off, ppl in steps if off < nearest + 0.01]))
-        row['gain'] = 1 - row['ppl'] / row['step_ppl']
+        kind, remark = 'beyond', f'below the limit of the law, {1 / law.c:.4g}'
+    row |= {'extrapolated': kind, 'shown': blank | {'teff': bound}}
+    return remark
 
 def token_efficiency(rows, mix_recipes=False):
-    """Add the columns ADDED to every row -> the laws, and why some are missing."""
+    """Add the columns ADDED to every row, in 'shown' what people see instead -> laws, notes."""
     for row in rows:
-        row.update(dict.fromkeys(ADDED[2:], math.nan), extrapolated='', remark='', unlike='')
+        row.update(dict.fromkeys(ADDED[2:], math.nan), extrapolated='', unlike='', shown={},
+                   law=(row['model'], row['corpus'], row.get('text', '')))
     laws, reasons = fit_laws(rows, mix_recipes)
     for row in rows:
-        add_step_matched(row, rows)
-        if row['unlike']:
-            row['remark'] = f'not compared: {row["unlike"]}'
-        elif law_of(row) in laws:
-            add_efficiency(row, laws[law_of(row)])
-        remarks = [row['remark'], 'step-matched' if row['role'] == 'step' else '']
-        if row['ppl'] > row.get('trigram_ppl', math.inf):
-            remarks.append('worse than trigram counts')
-        if (epochs := row.get('epochs', 0)) > 1:
-            remarks.append(f'text read {epochs:.2f} times')
-        row['remark'] = '; '.join(filter(None, remarks))
+        remark = f'not compared: {row["unlike"]}' if row['unlike'] else ''
+        if row['law'] in laws and not row['unlike']:
+            remark = add_efficiency(row, laws[row['law']])
+        # step-matched runs on as many tokens, within 5%
+        steps = [(abs(step['tokens'] / row['tokens'] - 1), step['ppl']) for step in rows
+                 if step['role'] == 'step' and step['law'] == row['law']
+                 and step.get('steps') == row.get('steps')]
+        nearest, _ = min(steps, default=(1, 0))
+        if row['role'] == 'multi' and nearest < 0.05:
+            row['step_ppl'] = float(np.mean([p for off, p in steps if off < nearest + 0.01]))
+            row['gain'] = 1 - row['ppl'] / row['step_ppl']
+        epochs, trigram = row.get('epochs', 0), row.get('trigram_ppl', math.inf)
+        remarks = {remark: remark, 'step-matched': row['role'] == 'step',
+                   'worse than trigram counts': row['ppl'] > trigram,
+                   f'text read {epochs:.2f} times': epochs > 1}
+        row['remark'] = '; '.join(words for words, applies in remarks.items() if applies)
     worst = max((u for row in rows if (u := row.get('ppl_uncertainty', 0)) > 0), default=0)
     if worst > 0.01:
         reasons.append(f'PPL is uncertain by up to {worst:.1%} (95%) on so few scored tokens')
     return laws, reasons
-
-def without_extrapolations(row, law):
-    """A row for people: of a TEff beyond the monolingual runs it says what they bound it by."""
-    if row['extrapolated'] == 'no':
-        return row | {key: round(row[key]) for key in ('mlte', 'head_start')}
-    if row['extrapolated'] == '':
-        return row
-    blank = dict.fromkeys(('mlte', 'head_start', 'teff_low', 'teff_high', 'tau'), '')
-    if row['extrapolated'] == 'beyond' or row['mlte'] > law.unit:
-        return row | blank | {'teff': f'> {law.unit / row["tokens"]:.2f}'}
-    return row | blank | {'teff': f'< {law.shortest / row["tokens"]:.2f}'}
 
 def teff(args):
     folders = list(dict.fromkeys(os.path.normpath(path) for path in args.out_dirs
                                  if not os.path.isfile(path)))  # out/* also matches figures
     if bool(args.runs) == bool(folders):
         sys.exit('teff needs the folders of trained runs or --runs TABLE, not both')
-    rows = [row for folder in folders for row in rows_of_run(folder, args)]
-    rows += rows_of_csv(args.runs) if args.runs else []
+    rows = rows_of_csv(args.runs) if args.runs else [
+        row for folder in folders for row in rows_of_run(folder, args)]
     laws, reasons = token_efficiency(rows, args.mix_recipes)
     if unlike := next((row['unlike'] for row in rows if row['unlike']), ''):
         sys.exit(f'{unlike}: a law needs runs that differ only in tokens (or --mix_recipes)')
@@ -547,47 +480,48 @@ def teff(args):
     parent = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in folders or '.'])
     for row in rows if folders else ():
         row['run'] = os.path.relpath(row['run'], parent)
-    shown = [without_extrapolations(row, laws.get(law_of(row))) for row in rows]
-    columns = [name for name in ('run', 'language', 'tokens', 'ppl', *ADDED)
-               if name != 'extrapolated' and any(as_text(row[name]) for row in shown)]
     notes = [f'note: {reason}' for reason in reasons]
     for folder in folders:
-        states = read_measured(folder, 'alignment', lambda saved: saved['hidden_states'])
-        if states and states.get('net'):  # a single sequence has none
-            notes.append(f'{folder}: net cosine of hidden states: {np.mean(states["net"]):z.2f}')
+        with measured(folder, 'alignment') as saved:
+            if saved and (net := saved['hidden_states'].get('net')):  # a single sequence has none
+                notes.append(f'{folder}: net cosine of hidden states: {np.mean(net):z.2f}')
+    shown = [row | row['shown'] for row in rows]
+    columns = [name for name in ('run', 'language', 'tokens', 'ppl', *ADDED)
+               if name != 'extrapolated' and any(as_text(row[name]) for row in shown)]
     print(*laws.values(), *markdown(shown, columns), *notes, sep='\n')
     if args.csv:
         columns = [*COLUMNS, *ADDED, 'others', 'steps', 'text', 'epochs', 'ppl_uncertainty']
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows([columns, *(
-            ['' if (value := row.get(column, '')) != value else value for column in columns]
-            for row in rows)])
-        write_text(args.csv, text.getvalue())
+        table = csv.DictWriter(text := io.StringIO(), columns, extrasaction='ignore',
+                               lineterminator='\n')
+        table.writeheader()
+        table.writerows({key: x for key, x in row.items() if x == x} for row in rows)  # no nan
+        write(args.csv, text.getvalue())
     if args.plot:
-        plot_teff(laws, [row for row in rows if row['role'] != 'mono' and row['teff'] > 0],
-                  args.plot)
+        plot_teff(laws, [row for row in rows if row['role'] != 'mono'], args.plot)
 
 def plot_teff(laws, rows, path):
     """PPL by tokens: the laws and their runs, and an arrow from each row to its law, over MLTE."""
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-    figure, axes = new_figure(8, max(4, 0.2 * (len(laws) + len(rows))))  # a line each in the legend
+    rows = [row for row in rows if row['teff'] > 0]
+    height = max(4, 0.2 * (len(laws) + len(rows)))  # a line each in the legend
+    figure = Figure(figsize=(8, height), layout='constrained')
+    axes = figure.subplots()
     for i, law in enumerate(laws.values()):
         x = np.geomspace(law.shortest, law.unit, 200)
         axes.plot(x, law.ppl(x), color=f'C{i}', lw=1, label=law.name)
         for run in law.runs:
             axes.plot(run['tokens'], run['ppl'], 'o', color=f'C{i}', ms=4)
     for i, row in enumerate(rows, len(laws)):
-        label = f'{row["run"]}, {row["language"]}: TEff {row["teff"]:.2f}'
-        if row['extrapolated'] == 'yes':
-            label = f'{row["run"]}, {row["language"]}: beyond the runs of the law'
+        teff = row['shown'].get('teff', f'{row["teff"]:.2f}')  # a bound beyond the runs
+        label = f'{row["run"]}, {row["language"]}: TEff {teff}'
         axes.plot(row['tokens'], row['ppl'], 's', color=f'C{i}', ms=4, label=label)
         axes.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']),
                       arrowprops={'arrowstyle': '->', 'color': f'C{i}'})
     axes.set(xscale='log', yscale='log', xlabel='training tokens in the language', ylabel='PPL')
     for axis in axes.xaxis, axes.yaxis:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(EngFormatter(sep=''))
-        axis.set_minor_locator(NullLocator())
+        axis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
+                 major_formatter=EngFormatter(sep=''))
     axes.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     save_figure(figure, path)
 
@@ -596,9 +530,9 @@ def plot_teff(laws, rows, path):
 def load_pair(args):
     """A run, two of its languages (the first two by default), and whether they are clones: then
     every text is its own translation."""
-    run = load_run(args.out_dir, args.device, args.dtype)
-    pair = language_indices(run, args.languages or run.dataset.names[:2])
-    if len(pair) != 2 or pair[0] == pair[1]:
+    run = load_run(args.out_dir, args.device, args.dtype, args.languages)
+    pair = run.languages[:2]
+    if len(set(pair)) < 2:
         sys.exit(f'{run.out_dir}: --languages must name two different languages')
     return run, pair, len({run.cfg.languages[i][1] for i in pair}) == 1
 
@@ -609,9 +543,8 @@ def parallel_lines(run, pair, clones, files):
         sys.exit('two corpora need two aligned files, clones one: --parallel a.en a.fr')
     sides = []
     for file in files[:1] * 2 if clones else files[:2]:
-        compression = kind_of(file)[1]
         with config.reading(file, 'it must be UTF-8, one sentence per line'), open(file, 'rb') as f:
-            text, = documents_in(f, f'lines.txt{compression}', '')
+            text, = documents_in(f, f'lines.txt{kind_of(file)[1]}', '')
         # only a line feed ends a line: str.splitlines() also splits within Europarl's lines
         sides.append(text.replace('\r\n', '\n').removesuffix('\n').split('\n'))
     n, m = map(len, sides)
@@ -625,12 +558,12 @@ def parallel_lines(run, pair, clones, files):
     return list(zip(*sides)), encode, tokenizers
 
 def joined_lines(lines, longest, shortest=0):
-    """Join consecutive pairs of lines while both sides fit in `longest` tokens -> pairs of ids, (S,)
-    and (T,). Skips longer lines, and sequences with a side below `shortest` (default: a quarter of
-    `longest`, at least 2; the paper's have 128 to 512 tokens)."""
+    """Join consecutive pairs of lines up to `longest` tokens -> pairs of ids, (S,) and (T,). Skips
+    longer lines, and sequences with a side below `shortest` (default: a quarter of `longest`, at
+    least 2; the paper's have 128 to 512 tokens)."""
     joined, lengths = [], np.zeros(2, int)
-    for line in itertools.chain(lines, [None]):  # None closes the last sequence
-        added = np.array([*map(len, line)] if line else [longest, longest])
+    for line in itertools.chain(lines, [[range(longest)] * 2]):  # which closes the last sequence
+        added = np.array([*map(len, line)])
         if max(added) > longest:
             continue
         if max(lengths + added) > longest:
@@ -653,18 +586,16 @@ def parallel_sequences(run, pair, clones, files, n):
     if clones:  # the parts of a longer line are as parallel as the line
         lines = [[side[i:i + block] for side in line] for line in lines
                  for i in range(0, len(line[0]), block)]
-    long = sum(max(map(len, line)) > block for line in lines)
-    if long:
+    if long := sum(max(map(len, line)) > block for line in lines):
         print(f'note: {long:,} of {len(lines):,} lines exceed a block of {block} tokens: not used')
     return list(itertools.islice(joined_lines(lines, block), n))
 
 def embedding_similarity(table, rows, frequency):
     """Cosine of equivalent subwords in an embedding table (vocabulary, C) of clones (appendix C).
 
-    rows: model ids (2, V) of the subwords in both languages; frequency: (V,) of the rarer version in
-    training. Anchors are left out. The mean and, to control for anisotropy, that over all pairs
-    across languages; both over all subwords and over those that training saw in both languages; and
-    the mean by frequency in powers of ten."""
+    rows: model ids (2, V) in both languages, anchors are left out; frequency: (V,) of the rarer in
+    training. 'all_pairs' controls for anisotropy; 'frequency_matched' for frequency: a seen subword
+    with the clones of its five neighbours in order of frequency on either side."""
     apart, result = rows[0] != rows[1], {}
     if not apart.any():
         sys.exit('the clones share their whole vocabulary: no embeddings to compare')
@@ -675,88 +606,85 @@ def embedding_similarity(table, rows, frequency):
             all_pairs = a[chosen].sum(0) @ b[chosen].sum(0) / n ** 2  # without V x V products
             result |= {f'mean{suffix}': float(cosine[chosen].mean()),
                        f'all_pairs{suffix}': float(all_pairs), f'subwords{suffix}': n}
+    order = np.argsort(frequency, kind='stable')[np.count_nonzero(frequency == 0):]
+    near = [(x[order[k:]] * y[order[:-k]]).sum(-1)
+            for k in range(1, 6) for x, y in ((a, b), (b, a))]
+    if len(order) > 1:
+        result['frequency_matched'] = float(torch.cat(near).mean())
     edges = [0, *(10 ** i for i in range(19))]  # the first bin never occurred
-    bin_of, result['by_frequency'] = np.digitize(frequency, edges) - 1, []
-    for i in np.unique(bin_of):
-        values = cosine[bin_of == i]
-        result['by_frequency'].append({'from': edges[i], 'below': edges[i + 1],
-                                       'subwords': len(values), 'mean': float(values.mean())})
+    bin_of = np.digitize(frequency, edges) - 1
+    bins = [(edges[i], edges[i + 1], cosine[bin_of == i]) for i in np.unique(bin_of)]
+    result['by_frequency'] = [{'from': low, 'below': high, 'subwords': len(values),
+                               'mean': float(values.mean())} for low, high, values in bins]
     return result
 
 def training_frequency(run, language):
     """How often training read each base id in a language, (V,)."""
-    corpus = run.dataset.corpora[language]
-    counts = np.zeros(corpus['vocab_size'], int)
-    for start in starts_read(run, language):
-        base = corpus['train'][start:start + run.cfg.block_size]
-        counts += np.bincount(base, minlength=len(counts))
-    return counts
+    ids, V = (run.dataset.corpora[language][key] for key in ('train', 'vocab_size'))
+    return sum((np.bincount(ids[start:start + run.cfg.block_size], minlength=V)
+                for start in starts_read(run, language)), np.zeros(V, int))
 
 def hidden_states(run, ids):
-    """Every block's output for model ids (S,), before the final norm, scaled to length one:
-    (n_layer, S, C)."""
+    """Every block's output for model ids (S,), scaled to length one, (n_layer, S, C)."""
     hidden = []
     with torch.no_grad(), run.autocast():
         run.model.features(torch.from_numpy(ids).to(run.device)[None], hidden)
     return normalize(torch.cat(hidden).float())
 
 def match(cosine):
-    """The maximum-weight full matching of the tokens of two sequences (appendix G), by cosine
-    (S, T) averaged over layers: two index arrays (min(S, T),)."""
+    """The maximum-weight full matching (appendix G) by cosine (S, T): two arrays (min(S, T),)."""
     from scipy.optimize import linear_sum_assignment  # networkx would build a graph of S x T edges
     return linear_sum_assignment(cosine, maximize=True)
 
-def by_matching(a, b):
-    """Mean cosine of matched tokens, (n_layer,)."""
+def mean_cosine(a, b, by_position):
+    """Mean cosine of tokens (n_layer, S, C) and (n_layer, T, C) that correspond, (n_layer,)."""
+    if by_position:
+        n = min(a.size(1), b.size(1))
+        return (a[:, :n] * b[:, :n]).sum(-1).mean(1)
     cosine = a @ b.mT  # (n_layer, S, T)
     rows, columns = match(cosine.mean(0).cpu().numpy())
     return cosine[:, rows, columns].mean(1)
 
-def by_position(a, b):
-    """Mean cosine of the tokens at equal positions, (n_layer,)."""
-    n = min(a.size(1), b.size(1))
-    return (a[:, :n] * b[:, :n]).sum(-1).mean(1)
-
 def retrieval(a, b):
-    """The share of rows of a (n_layer, N, C) whose nearest row of b by cosine is the same row, by
-    layer, and the share expected by chance."""
-    share = []
-    for x, y in zip(a, b):
-        nearest = (x @ y.T).argmax(1).cpu().numpy()
-        share.append(float((nearest == np.arange(len(x))).mean()))
+    """The share of rows of a (n_layer, N, C) whose nearest in b is the same, by layer; chance."""
+    nearest = [(x @ y.T).argmax(1).cpu().numpy() for x, y in zip(a, b)]
+    share = [float((rows == np.arange(len(rows))).mean()) for rows in nearest]
     return {'share': share, 'chance': 1 / a.size(1)}
 
 def hidden_similarity(states, clones, most=4096):
     """Cosine of corresponding tokens' hidden states by layer, mean over a sequence, then over the
     sequences. states: of parallel sequences, pairs (n_layer, S, C) and (n_layer, T, C), scaled.
 
-    Tokens correspond by 'position' (clones) or 'matching'. Their controls, 'control' and
-    'control_matching', compare unrelated text: a sequence with the translation of the next one.
-    'net' is 'position' of clones, else 'matching', minus its control; a single sequence has none.
-    Retrieval is of sequences by their mean state and, for clones, of up to `most` tokens."""
-    sums, means, tokens, n = defaultdict(float), [], [], 0
+    Tokens correspond by 'position' (clones) or 'matching'; controls compare a sequence with the
+    translation of the next one. 'net' is 'position' of clones, else 'matching', minus its control,
+    'net_error' its standard error. Retrieval is of sequences by their mean state and, for clones,
+    of up to `most` tokens; states that know only their position choose one of the sequences."""
+    values, means, tokens, n = defaultdict(list), [], [], 0
     raw, control = ('position', 'control') if clones else ('matching', 'control_matching')
     states = iter(states)
     first = this = next(states)
     for after in itertools.chain(states, [first]):  # the first comes after the last
         (a, b), (_, unrelated) = this, after
-        cosines = {'position': by_position(a, b)} if clones else {}
-        cosines['matching'] = by_matching(a, b)
+        cosines = {'position': mean_cosine(a, b, True)} if clones else {}
+        cosines['matching'] = mean_cosine(a, b, False)
         if after is not this:
-            cosines['control'] = by_position(a, unrelated)
-            cosines['control_matching'] = by_matching(a, unrelated)
+            cosines['control'] = mean_cosine(a, unrelated, True)
+            cosines['control_matching'] = mean_cosine(a, unrelated, False)
             cosines['net'] = cosines[raw] - cosines[control]
         for kind, value in cosines.items():
-            sums[kind] += value.cpu().double().numpy()
+            values[kind].append(value.cpu().double().numpy())
         means.append([side.mean(1) for side in this])
         n += a.size(1)
         if clones and (n <= most or not tokens):
             tokens.append(this)
         this = after
-    similarity = {kind: (total / len(means)).tolist() for kind, total in sums.items()}
+    similarity = {kind: (sum(parts) / len(parts)).tolist() for kind, parts in values.items()}
+    if net := values.get('net'):  # a single sequence has none
+        similarity['net_error'] = (np.std(net, 0, ddof=1) / math.sqrt(len(net))).tolist()
     retrieved = {'sequences': retrieval(*(normalize(torch.stack(side, 1)) for side in zip(*means)))}
     if clones:
         retrieved['tokens'] = retrieval(*(torch.cat(side, 1) for side in zip(*tokens)))
+        retrieved['tokens']['chance_by_position'] = 1 / len(tokens)
     return similarity, retrieved
 
 def gradients(run, ids):
@@ -788,40 +716,43 @@ def gradient_similarity(run, sequences):
             others[name] = value
         elif not name.endswith('c_attn.k.bias'):
             blocks[name.split('.', 2)[2]].append(value)
-    mean = float(np.mean(list(blocks.values())))
-    return {'blocks': blocks, 'others': others, 'macro_average': mean}
+    return {'blocks': blocks, 'others': others, 'macro_average': float(np.mean([*blocks.values()]))}
 
 def alignment(args):
     run, pair, clones = load_pair(args)
     results = {'languages': [run.dataset.names[i] for i in pair]}
     if clones:
         rarer = np.minimum(*(training_frequency(run, i) for i in pair))
-        rows = run.dataset.vocab_map[pair, :len(rarer)].astype(np.int64)
-        results['embeddings'] = {
-            name: embedding_similarity(run.weights[f'{table}.weight'], rows, rarer)
-            for name, table in (('input', 'wte'), ('output', 'lm_head'))}
-        for name, table in results['embeddings'].items():
-            print(f'{name} embeddings: {table["mean"]:.3f}, all pairs {table["all_pairs"]:.3f}')
+        rows, results['embeddings'] = run.dataset.vocab_map[pair, :len(rarer)].astype(np.int64), {}
+        for name, table in ('input', 'wte'), ('output', 'lm_head'):
+            table = embedding_similarity(run.weights[f'{table}.weight'], rows, rarer)
+            results['embeddings'][name] = table
+            print(f'{name} embeddings: {table["mean"]:.3f}, all pairs {table["all_pairs"]:.3f}, '
+                  f'of similar frequency {table.get("frequency_matched", math.nan):.3f}')
     elif not run.model:
         sys.exit(f'{args.out_dir} is word2vec: only clones have embeddings to compare')
     if run.model:
         sequences = parallel_sequences(run, pair, clones, args.parallel, args.sequences)
         if not sequences:
             sys.exit('the lines are too few or too long for a parallel sequence')
-        results['sequences'] = len(sequences)
         if len(sequences) < args.sequences:
             print(f'note: {len(sequences)} parallel sequences, not {args.sequences}')
         bar = progress(sequences, 'hidden states')
         states = ([hidden_states(run, ids) for ids in both] for both in bar)
-        results['hidden_states'], results['retrieval'] = hidden_similarity(states, clones)
-        results['gradients'] = gradient_similarity(run, sequences)
-        for kind, by_layer in results['hidden_states'].items():
-            print(f'hidden states, {kind}:', ', '.join(f'{value:z.3f}' for value in by_layer))
-        for kind, rates in results['retrieval'].items():
+        similarity, retrieved = hidden_similarity(states, clones)
+        results |= {'sequences': len(sequences), 'hidden_states': similarity,
+                    'retrieval': retrieved, 'gradients': gradient_similarity(run, sequences)}
+        shown = {kind: [f'{x:z.3f}' for x in by_layer] for kind, by_layer in similarity.items()}
+        if 'net' in shown:
+            shown['net'] = map(' ± '.join, zip(shown['net'], shown.pop('net_error')))
+        for kind, by_layer in shown.items():
+            print(f'hidden states, {kind}:', ', '.join(by_layer))
+        for kind, rates in retrieved.items():
             by_layer = ', '.join(f'{share:.1%}' for share in rates['share'])
-            print(f'retrieval of {kind}: {by_layer} (chance: {rates["chance"]:.1%})')
+            by_position = f', by position {p:.1%}' if (p := rates.get('chance_by_position')) else ''
+            print(f'retrieval of {kind}: {by_layer} (chance: {rates["chance"]:.1%}{by_position})')
         print(f'gradients: {results["gradients"]["macro_average"]:z.3f}')
-    write_json(run.out_dir / 'alignment.json', results)
+    write(run.out_dir / 'alignment.json', results)
 
 def matching(args):
     run, pair, clones = load_pair(args)
@@ -843,27 +774,28 @@ def matching(args):
         first, second = ([*side, '...'][min(k, len(side))] for side, k in zip(tokens, (i, j)))
         print(f'{first}\t{second}\t{cosine[i, j]:.3f}')
     names = [run.dataset.names[i] for i in pair]
-    write_json(run.out_dir / 'matching.json',
-               {'languages': names, 'tokens': tokens, 'pairs': pairs, 'line': args.line})
+    write(run.out_dir / 'matching.json',
+          {'languages': names, 'tokens': tokens, 'pairs': pairs, 'line': args.line})
     plot_matching(names, tokens, pairs, run.out_dir / f'matching_line_{args.line}.png')
 
 def plot_matching(languages, tokens, pairs, path):
     """Two rows of tokens, lines between matched ones; a match beyond the row points at '...'."""
-    places = []  # the middle of each token; a character is 0.11 inch wide
-    for side in tokens:
-        widths = np.array([0.11 * len(token) + 0.22 for token in (*side, '...')])
-        places.append(np.cumsum(widths) - widths / 2)
+    from matplotlib.figure import Figure
+    tokens = [[*side, '...'] for side in tokens]
+    widths = [np.array([0.11 * len(token) + 0.22 for token in side]) for side in tokens]  # inches
+    places = [np.cumsum(width) - width / 2 for width in widths]  # the middle of each token
     right = max(xs[-1] for xs in places)
-    figure, axes = new_figure(right + 1.6, 2.4)
+    figure = Figure(figsize=(right + 1.6, 2.4), layout='constrained')
+    axes = figure.subplots()
     for y, language, side, xs in zip((1, 0), languages, tokens, places):
         axes.text(-0.3, y, language, ha='right', va='center', fontweight='bold')
-        for x, token in zip(xs, (*side, '...')):
-            axes.text(x, y, token, ha='center', va='center', family='monospace', fontsize=9,
-                      parse_math=False)
+        style = {'family': 'monospace', 'fontsize': 9, 'parse_math': False}
+        for x, token in zip(xs, side):
+            axes.text(x, y, token, ha='center', va='center', **style)
     for pair in pairs:
+        beyond = any(k >= len(xs) - 1 for k, xs in zip(pair, places))
         ends = [xs[min(k, len(xs) - 1)] for k, xs in zip(pair, places)]
-        inside = all(k < len(side) for k, side in zip(pair, tokens))
-        axes.plot(ends, [0.86, 0.14], '-' if inside else ':', color='C0' if inside else 'grey')
+        axes.plot(ends, [0.86, 0.14], ':' if beyond else '-', color='grey' if beyond else 'C0')
     axes.set(xlim=(-1.2, right + 0.3), ylim=(-0.25, 1.25))
     axes.axis('off')
     save_figure(figure, path)
@@ -872,7 +804,11 @@ def plot_matching(languages, tokens, pairs, path):
 
 def main(argv=None):
     args = parse(argv)
-    {'ppl': ppl, 'teff': teff, 'alignment': alignment, 'matching': matching}[args.command](args)
+    if args.command == 'ppl':
+        for out_dir in args.out_dirs:
+            ppl(out_dir, args)
+    else:
+        {'teff': teff, 'alignment': alignment, 'matching': matching}[args.command](args)
 
 if __name__ == '__main__':
     config.run(main)

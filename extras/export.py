@@ -24,7 +24,6 @@ if __name__ == '__main__':  # before torch is imported: --help is instant
 
 import json
 import math
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +91,10 @@ def json_files(c, width, tokenizer, ids, bytewise):
 
 def model_card(run, name):
     """README.md: what the run has read, and its perplexity if it has been measured."""
-    scored = analyze.read_measured(run.out_dir, 'results', itemgetter('languages')) or {}
-    rows = [scored.get(key, {}) | {'language': key, 'tokens': n}
-            for key, n in run.tokens_seen.items()]
+    with analyze.measured(run.out_dir, 'results') as results:
+        scored = results['languages'] if results else {}
+        rows = [scored.get(key, {}) | {'language': key, 'tokens': n}
+                for key, n in run.tokens_seen.items()]
     cfg = run.cfg
     lines = [
         f'# {run.out_dir.resolve().name}, {name}', '',
@@ -108,9 +108,10 @@ def model_card(run, name):
 def main(args):
     transformers = require('transformers', 'export', '.[export]')
     save_file = require('safetensors.torch', 'export', '.[export]').save_file
-    run = analyze.load_run(args.out_dir, 'cpu')
-    name = args.language or run.dataset.names[0]
-    language, = analyze.language_indices(run, [name])
+    names = [args.language] if args.language else None
+    run = analyze.load_run(args.out_dir, 'cpu', languages=names)
+    language = run.languages[0]
+    name = run.dataset.names[language]
     to = Path(args.to or run.out_dir / f'hf_{name}')
     if to.exists():
         sys.exit(f'{to} already exists: remove it, or choose another --to')

@@ -194,7 +194,7 @@ def main(args):
                 scores[name] = task_metrics(predict(run, head, ids, language), true, GLUE[task][-1])
                 print(f'{args.out_dir} {key} {name}: {scores[name]}')
             tasks[key] = scores
-        analyze.write_json(path, summary(names, tasks))
+        analyze.write(path, summary(names, tasks))
 
 if __name__ == '__main__':
     config.run(lambda: main(args))

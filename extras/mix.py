@@ -62,7 +62,7 @@ def comparable_rows(args):
         for row in analyze.rows_of_run(folder, args):
             mixture = row['tokens'] + row['others'], tuple(row['cfg'].schedule[0][1])
             rows.append(row | {'mixture': mixture, 'unlike': ''})
-    analyze.fit_laws(rows, mix_recipes=True)  # gives step-matched runs their role
+    analyze.token_efficiency(rows, mix_recipes=True)  # gives step-matched runs their role
     rows = [row for row in rows if row['role'] != 'step']
     mixed = [row for row in rows if row['others']]
     if (n := len({row['mixture'] for row in mixed})) < 3:
@@ -78,7 +78,7 @@ def comparable_rows(args):
             f'{run} changes its shares: leave it out': len(cfg.schedule) > 1,
             f'{run} has no text of the mixtures: leave it out': row['corpus'] not in firsts,
             f'{run} and {first["run"]} differ in model or test text: leave one out':
-                analyze.law_of(row) != analyze.law_of(first),
+                row['law'] != first['law'],
             f'{run} and {mixed[0]["run"]} differ in languages or vocabulary: leave one out':
                 row['others'] and ids != usual,
             f'{run} lacks the PPL of a language: analyze.py ppl {run}': row['others'] and unscored}

@@ -80,12 +80,12 @@ def sample(run, language, args, number):
     return tokenizer.decode([*prompt, *ids]), elsewhere
 
 def main(args):
-    run = analyze.load_run(args.out_dir, args.device)
+    names = [args.language] if args.language else None
+    run = analyze.load_run(args.out_dir, args.device, languages=names)
     if not run.model:
         sys.exit(f'{args.out_dir} is word2vec, which writes no text: name a GPT')
-    names = [args.language] if args.language else run.dataset.names
-    for name, language in zip(names, analyze.language_indices(run, names)):
-        elsewhere = []
+    for language in run.languages:
+        name, elsewhere = run.dataset.names[language], []
         for number in range(args.samples):
             text, outside = sample(run, language, args, number)
             elsewhere += outside

@@ -56,6 +56,7 @@ from types import SimpleNamespace
 
 import matplotlib.style
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 import analyze
@@ -124,8 +125,8 @@ def read_run(folder, name, args, finished=True):
     saved = config.read_json(f'{folder}/config.json', 'train.py --overwrite renews it') or {}
     model = saved.get('model', 'gpt') + ('-shared' if saved.get('shared_layer') else '')
     for file in 'alignment', 'glue':
-        numbers += analyze.read_measured(
-            folder, file, lambda content: list(numbers_in(content, names))) or []
+        with analyze.measured(folder, file) as content:
+            numbers += numbers_in(content, names)
     rows = analyze.rows_of_run(folder, args, finished) if model == 'gpt' else []
     for row in rows:
         row['run'] = name
@@ -141,7 +142,7 @@ def paper_values():
         values[*setting, row['measure'], int(row['number'])] = where, row['value']
     return values
 
-def measurements(run, laws, all_data, paper):
+def measurements(run, all_data, paper):
     """The rows of a run in the long table, one per number. `shown` is the value for people: of a
     TEff beyond the monolingual runs, what bounds it."""
     columns = columns_of(run.cfg, all_data, run.model)
@@ -149,9 +150,7 @@ def measurements(run, laws, all_data, paper):
     rows, long = {row['language']: row for row in run.rows}, []
     numbers = [(*number, number[-1]) for number in run.numbers]
     for name, row in rows.items():  # a kept checkpoint has no TEff
-        people = row
-        if 'extrapolated' in row:
-            people = analyze.without_extrapolations(row, laws.get(analyze.law_of(row)))
+        people = row | row.get('shown', {})
         for key in ('tokens', 'ppl', 'bits_per_byte', *analyze.ADDED):
             numbers.append((name, 0, key, row.get(key, math.nan), people.get(key)))
     for name, layer, measure, value, shown in numbers:
@@ -220,11 +219,11 @@ def gather(args):
             '--tokens must say which counts as all data for a comparison with the paper')
     paper = paper_values()
     for run in data.runs:
-        data.rows += measurements(run, data.laws, all_data, paper)
+        data.rows += measurements(run, all_data, paper)
         kept = [read_run(path.parent, run.name, args, finished=False)
                 for path in sorted(Path(run.folder).glob('step_*/results.json'))]
         for part in [*kept, run] if kept else []:
-            for row in measurements(part, data.laws, all_data, {}):
+            for row in measurements(part, all_data, {}):
                 data.steps.append(row | {'step': row['seen'], 'tags': row['tags'] | {'step'}})
     data.grouped, data.steps = over_seeds(data.rows), over_seeds(data.steps)
     return data
@@ -239,7 +238,7 @@ def write_csv(path, rows, columns):
     lines = [[f'{value:.6g}' if isinstance(value, float) else value for value in line]
              for line in lines]  # on six digits all machines agree
     csv.writer(text, lineterminator='\n').writerows([columns, *lines])
-    analyze.write_text(path, text.getvalue())
+    analyze.write(path, text.getvalue())
 
 def pivot(rows, table, key):
     """Rows of the long table -> rows and columns of a wide one, with row[key] in a column for each
@@ -265,8 +264,7 @@ COLOURS = '#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9'.split()  # the Okabe
 LABELS = {'mlpe': 'alone (law)', 'step_ppl': 'alone (step-matched)'}  # measures in a legend
 
 def subplots(rows, columns, width, height, **more):
-    figure, axes = analyze.new_figure(width, height)
-    axes.remove()
+    figure = Figure(figsize=(width, height), layout='constrained')
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 def log_scale(axis):
@@ -368,8 +366,8 @@ def draw_matching(runs, paths):
     best = max(runs, default=None, key=lambda run: len(
         {'real', 'anchored', '50/50'} & columns_of(run.cfg)['tags']))
     for path in paths if best else []:
-        analyze.read_measured(best.folder, 'matching', lambda saved: analyze.plot_matching(
-            saved['languages'], saved['tokens'], saved['pairs'], path))
+        with analyze.measured(best.folder, 'matching') as saved:
+            analyze.plot_matching(saved['languages'], saved['tokens'], saved['pairs'], path)
     return bool(best)
 
 def draw(data, figure, paths):
@@ -413,7 +411,7 @@ def main(argv=None):
         else:
             missing.append(f'- {figure["title"]}: `python -m study.report --plan {name}`')
     page += ['', '## Figures whose runs are missing', '', *(missing or ['None.'])]
-    analyze.write_text(folder / 'report.md', '\n'.join(page) + '\n')
+    analyze.write(folder / 'report.md', '\n'.join(page) + '\n')
 
 if __name__ == '__main__':
     config.run(main)

@@ -62,8 +62,8 @@ def lines(runs, documents):
     return lines
 
 @pytest.mark.parametrize('command, says', [
-    ('ppl', 'needs the folders'), ('ppl more/tables', 'has no perplexity'),
-    ('ppl out/cloned --stride=33', 'leaves tokens unscored'), ('teff', 'needs the folders'),
+    ('ppl more/tables', 'has no perplexity'), ('teff', 'needs the folders'),
+    ('ppl out/cloned --stride=33', 'leaves tokens unscored'),
     ('ppl out/cloned --batch_size=0', 'at least 1'), ('teff out/mono_20', 'at least three'),
     ('ppl out/cloned --languages FR', "no language 'FR'; it has EN1, EN2"),
     ('teff out/cloned --runs=x.csv', 'not both'), ('teff --plot=x.doc', 'a figure must be .png'),
@@ -314,13 +314,18 @@ def test_net_is_over_the_next_text_and_none_of_a_direction_that_all_share(clones
     states = F.normalize(noise + 5, dim=-1)
     a, b = ([x[:, :20 - i % 3] for i, x in enumerate(side)] for side in states)
     cosines, retrieved = analyze.hidden_similarity(zip(a, b), clones)
-    assert cosines.pop('net') == approx([0, 0], abs=2e-3)
+    error, net = cosines.pop('net_error'), cosines.pop('net')
+    assert net == approx([0, 0], abs=2e-3) and max(error) < 1e-3
     assert len(cosines) == 3 + clones and np.min(list(cosines.values())) > 0.95
     assert max(max(part['share']) for part in retrieved.values()) < 0.2
-    control = [np.mean([np.mean([float(x @ y) for x, y in zip(a[i][layer], b[(i + 1) % 30][layer])])
-                        for i in range(30)]) for layer in (0, 1)]  # as far as both go
-    assert cosines['control'] == approx(control, abs=1e-6)
-    assert 'control' not in analyze.hidden_similarity(zip(a[:1], b), clones)[0]  # nothing unrelated
+    own, control = (np.array([  # as far as both go
+        [np.mean([float(x @ y) for x, y in zip(a[i][layer], b[(i + step) % 30][layer])])
+         for layer in (0, 1)] for i in range(30)]) for step in (0, 1))
+    assert cosines['control'] == approx(control.mean(0), abs=1e-6)
+    if clones:
+        assert error == approx(np.std(own - control, axis=0, ddof=1) / 30 ** 0.5, abs=1e-7)
+    alone, _ = analyze.hidden_similarity(zip(a[:1], b), clones)  # nothing unrelated
+    assert not {'control', 'net', 'net_error'} & alone.keys()
 
 @pytest.mark.parametrize('shape', [(1, 1), (6, 6), (4, 9), (9, 4), (1, 5)])
 @pytest.mark.parametrize('tied', [False, True])
@@ -345,7 +350,8 @@ def test_equal_embeddings_make_states_and_gradients_equal_with_query_key_and_val
         assert cosines[kind] == approx([1, 1], abs=1e-6) == cosines['matching']
         assert cosines['net'] == approx(np.subtract(1, cosines[control])) and cosines['net'][1] > 0
         assert retrieved.pop('sequences') == {'share': [1, 1], 'chance': 0.25}
-        assert retrieved == ({'tokens': {'share': [1, 1], 'chance': 1 / 45}} if clones else {})
+        expected = {'share': [1, 1], 'chance': 1 / 45, 'chance_by_position': 1 / 3}
+        assert retrieved == ({'tokens': expected} if clones else {})
     result = analyze.gradient_similarity(run, pairs)
     assert np.array([*result['blocks'].values()]) == approx(np.ones((15, 2)), abs=1e-5)
     assert result['macro_average'] == approx(1, abs=1e-5) == result['others']['wpe.weight']
@@ -368,11 +374,16 @@ def test_embedding_similarity_is_brute_force_on_a_small_table():
     for suffix, (a, b) in (('', rows[:, 5:]), ('_seen', rows[:, 7:])):
         assert result[f'subwords{suffix}'] == len(a) and result[f'mean{suffix}'] == mean(zip(a, b))
         assert result[f'all_pairs{suffix}'] == mean((i, j) for i in a for j in b)
+    order = 5 + np.argsort(frequency[5:], kind='stable')[2:]  # of those seen, i and j are near
+    near = [(rows[0, i], rows[1, j]) for m, i in enumerate(order) for n, j in enumerate(order)
+            if 0 < abs(m - n) <= 5]
+    assert result['frequency_matched'] == mean(near)
     first, *_ = result['by_frequency']
     assert [(b['from'], b['below'], b['subwords']) for b in result['by_frequency']] == [
         (0, 1, 2), (1, 10, 12), (10, 100, 2), (100, 1000, 2), (1000, 10000, 2)]
     assert first['mean'] == mean(rows[:, 5:7].T)
-    assert 'mean_seen' not in analyze.embedding_similarity(table, rows, np.zeros(25))
+    unseen = analyze.embedding_similarity(table, rows, np.zeros(25))
+    assert not {'mean_seen', 'frequency_matched'} & unseen.keys()
 
 @pytest.mark.parametrize('shortest, lengths', [
     (0, [(8, 9), (5, 3), (10, 10), (10, 9)]), (1, [(8, 9), (5, 3), (10, 10), (1, 1), (10, 9)])])
@@ -400,7 +411,7 @@ def test_clones_need_no_parallel_text_and_two_tables_alone_have_embeddings(in_ru
         measure('alignment', 'out/cloned', '--sequences=6', *extra)
         result = read('out/cloned/alignment.json')
         states = np.array([*result['hidden_states'].values()])
-        assert states.shape == (5, 2) and np.abs(states).max() <= 1 and result['sequences'] == 6
+        assert states.shape == (6, 2) and np.abs(states).max() <= 1 and result['sequences'] == 6
     assert result['retrieval']['tokens']['chance'] == 1 / (6 * 32)
     measure('alignment', 'more/tables', '--languages', 'EN2', 'EN1')
     expected = {'languages': ['EN2', 'EN1'], 'embeddings': result['embeddings']}

@@ -137,7 +137,7 @@ def test_a_tokenizer_that_exists_is_lossless_and_taken_as_it_is(tokenizer, alone
     text = 'Ünïcödé, 日本語 \U0001f600\nline two\r\n  indented \n\nno-blank-at-all\n\n\ttabs\t'
     for text in (documents[0], text, ' leading, trailing '):
         assert bpe.decode(bpe.encode(text)) == text
-    assert bpe.encode_batch(documents[:3], 2) == [*map(bpe.encode, documents[:3])]
+    assert bpe.encode_batch(documents[:3], num_threads=2) == [*map(bpe.encode, documents[:3])]
     assert bpe.eod not in bpe.encode('</s>' + documents[0])
     assert dataset.corpora[0]['tokenizer'].read_bytes() == Path(file).read_bytes()
     assert dataset.vocab_size == len(bpe.pieces) == (500 if file == 'one.model' else 260)
