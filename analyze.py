@@ -466,7 +466,7 @@ def token_efficiency(rows, mix_recipes=False):
     return laws, reasons
 
 def teff(args):
-    folders = list(dict.fromkeys(os.path.normpath(path) for path in args.out_dirs
+    folders = list(dict.fromkeys(os.path.relpath(path) for path in args.out_dirs
                                  if not os.path.isfile(path)))  # out/* also matches figures
     if bool(args.runs) == bool(folders):
         sys.exit('teff needs the folders of trained runs or --runs TABLE, not both')

@@ -74,6 +74,8 @@ def new_folder(path, meta=None, overwrite=False):
     for leftover in path.parent.glob(f'{glob.escape(prefix)}*'):
         try:
             os.kill(int(leftover.name.removeprefix(prefix)), 0)  # does the process still run?
+        except PermissionError:
+            pass  # it does, as another user's
         except ProcessLookupError:
             shutil.rmtree(leftover, ignore_errors=True)
     partial = path.with_name(f'{prefix}{os.getpid()}')

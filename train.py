@@ -267,7 +267,8 @@ def main(cfg):
         other = config.restored(config.read_json(Path(cfg.init_from, 'config.json'), ''), '')
         if data_prep.Dataset(other, verify=False).vocabulary() != dataset.vocabulary():
             sys.exit(f'init_from: the ids of {cfg.init_from} stand for other pieces')
-        model.load_state_dict(load_checkpoint(cfg.init_from, other)['model'])
+        with config.reading(cfg.init_from, 'init_from must be a GPT of this shape'):
+            model.load_state_dict(load_checkpoint(cfg.init_from, other)['model'])
     if cfg.compile is True or cfg.compile == 'auto' and 'cuda' in device:
         model = torch.compile(model)
     if ddp:

@@ -75,6 +75,6 @@ def run(main):
     """Call main(). A full disk, say, is one line too; under torchrun, rank 0 alone prints it."""
     try:
         main()
-    except (OSError, SystemExit) as e:
-        line = ' '.join(str(e).split()) if isinstance(e, OSError) else e.code
+    except (OSError, SystemExit, KeyboardInterrupt) as e:
+        line = ' '.join(str(e).split()) if isinstance(e, OSError) else getattr(e, 'code', 130)
         sys.exit(1 if isinstance(line, str) and int(os.environ.get('RANK', 0)) else line)
