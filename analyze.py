@@ -371,7 +371,7 @@ def rows_of_run(out_dir, args, finished=True):
 
 # settings in which runs of one law may differ: tokens, seeds, languages, and what is not learned
 MAY_DIFFER = train.FREE | {'dataset', 'corpora', 'languages', 'schedule', 'vocab', 'anchor_frac',
-                           'anchor_seed', 'max_tokens', 'max_iters', 'seed'}
+                           'anchor_seed', 'codeswitch', 'max_tokens', 'max_iters', 'seed'}
 
 def first_difference(row, other):
     """The first setting in which two runs differ in more than tokens, in words, or ''."""

@@ -522,14 +522,14 @@ class Dataset:
         pieces = [load_tokenizer(corpus['tokenizer']).pieces for corpus in self.corpora]
         return short_hash([self.vocab_map.tolist(), pieces])
 
-    def windows(self, part, starts, languages):
+    def windows(self, part, starts, languages, inputs=None):
         """Inputs and targets, int64 (B, block_size), in model ids, from (B,) starts in the train or
-        test text of (B,) languages."""
-        ids = np.empty((len(starts), self.block_size + 1), np.int64)
-        for row, start, language in zip(ids, starts, languages):
-            base = self.corpora[language][part][start:start + self.block_size + 1]
-            row[:] = self.vocab_map[language, base]  # a clone becomes a language of its own
-        return ids[:, :-1], ids[:, 1:]
+        test text of (B,) languages. inputs: the language of each input token, if it is another."""
+        base = np.stack([self.corpora[language][part][start:start + self.block_size + 1]
+                         for start, language in zip(starts, languages)])  # (B, block_size + 1)
+        languages = np.asarray(languages)[:, None]  # a clone is a row of vocab_map
+        x = self.vocab_map[languages if inputs is None else inputs, base[:, :-1]]
+        return x.astype(np.int64), self.vocab_map[languages, base[:, 1:]].astype(np.int64)
 
     def test_starts(self, language, n):
         """Where up to n windows start, spread evenly over the test text of a language."""

@@ -75,6 +75,20 @@ class Sampler:
             self.read[language] += 1
         return starts, languages
 
+    def input_languages(self, step, languages):
+        """The language in which each input token is read, (batch_size, block_size): with
+        probability codeswitch that of another clone, instead of the sequence's own."""
+        inputs = np.repeat(languages[:, None], self.cfg.block_size, axis=1)
+        rng = np.random.default_rng([self.cfg.seed, step, 0, 1])  # a stream of its own
+        switched = rng.random(inputs.shape) < self.cfg.codeswitch
+        corpora = [corpus for _, corpus in self.cfg.languages]
+        for language, corpus in enumerate(corpora):
+            clones = [i for i, c in enumerate(corpora) if c == corpus and i != language]
+            if clones:
+                chosen = switched & (languages[:, None] == language)
+                inputs[chosen] = rng.choice(clones, np.count_nonzero(chosen))
+        return inputs
+
 # ---- helpers -----------------------------------------------------------------
 
 def choose_device(device, dtype):
@@ -188,6 +202,10 @@ def check(cfg, world):
             cfg.head_dim or cfg.n_embd % max(1, cfg.n_head) == 0,
         f'batch_size must be a multiple of micro_batch_size times {world} processes':
             cfg.batch_size % (world * (cfg.micro_batch_size or 1)) == 0,
+        'codeswitch must be 0 without clones, or where corpora share pieces':
+            not cfg.codeswitch or len(cfg.languages) > len(cfg.corpora) and (
+                len(cfg.corpora) == 1 or cfg.vocab == 'disjoint' and cfg.tokenizer != 'shared'),
+        'codeswitch must be at most 1': cfg.codeswitch <= 1,
         'dtype must be auto, bfloat16 or float32': cfg.dtype in ('auto', 'bfloat16', 'float32'),
         "compile must be 'auto', True or False": cfg.compile in ('auto', True, False),
         "log_to must be 'tensorboard', 'wandb' or ''": cfg.log_to in ('tensorboard', 'wandb', '')}
@@ -334,7 +352,9 @@ def main(cfg):
 
         # batch: every process draws the global one and takes its rows, while a GPU is still busy
         starts, languages = sampler.next(step)
-        x, y = map(torch.from_numpy, dataset.windows('train', starts[mine], languages[mine]))
+        inputs = sampler.input_languages(step, languages)[mine] if cfg.codeswitch else None
+        batch = dataset.windows('train', starts[mine], languages[mine], inputs)
+        x, y = map(torch.from_numpy, batch)
         if 'cuda' in device:
             x, y = x.pin_memory(), y.pin_memory()
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)  # (B, T)

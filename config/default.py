@@ -42,6 +42,8 @@ checkpoint_interval = 1000      # steps between checkpoints, and after the last
 keep_checkpoints = False        # keep each as out_dir/step_N, which analyze.py takes as a run
 log_interval = 10               # steps between lines of log.jsonl
 log_to = ''                     # 'tensorboard' or 'wandb': also log there
+codeswitch = 0.0                # share of input tokens read in another clone of their corpus; the
+                                # targets stay
 init_from = ''                  # a run to take the first weights from: same shape, same ids
 seed = 0                        # initialisation, order of the data, draw of languages
 overwrite = False               # train.py: discard the run in out_dir; data_prep.py: the dataset

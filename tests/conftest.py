@@ -24,7 +24,7 @@ TINY = {'dataset': 'tiny', 'corpora': {'en': 'text/*.txt'}, 'vocab_size': 400, '
         'learning_rate': 3e-3, 'warmup_iters': 2, 'eval_iters': 2, 'log_interval': 1,
         'num_workers': 2, 'device': 'cpu'}
 CLONES = {'dataset': 'clones', 'languages': [('EN1', 'en'), ('EN2', 'en')],
-          'schedule': [(0.0, (0.75, 0.25))]}
+          'schedule': [(0.0, (0.75, 0.25))], 'codeswitch': 0.1}
 
 def pytest_configure():
     """One thread for every process, as the tests start many; modules of ours for python -c."""

@@ -88,6 +88,25 @@ def test_any_sampler_reads_each_language_in_whole_epochs_and_goes_on_from_its_co
             counts = Counter(read[i:i + len(own)])
             assert set(counts) <= {*own.tolist()} and set(counts.values()) == {1}
 
+def test_a_share_of_the_input_tokens_is_read_in_another_clone_and_the_targets_stay(here):
+    languages = [('EN1', 'en'), ('EN2', 'en'), ('EN3', 'en')]
+    cfg = settings(dataset='three', languages=languages, schedule=[(0.0, (0.5, 0.25, 0.25))],
+                   batch_size=400)
+    data_prep.prepare(cfg)
+    dataset = data_prep.Dataset(cfg)
+    starts, languages = Sampler(dataset.starts, cfg).next(7)
+    cfg.codeswitch = 0.2  # of all input tokens
+    inputs = Sampler(dataset.starts, cfg).input_languages(7, languages)
+    x, y = dataset.windows('train', starts, languages)
+    switched, targets = dataset.windows('train', starts, languages, inputs)
+    assert np.array_equal(targets, y) and switched.flags.c_contiguous and targets.flags.c_contiguous
+    assert np.array_equal(switched % 400, x % 400) and np.array_equal(switched // 400, inputs)
+    others = (inputs - languages[:, None]) % 3  # 0: the language of the sequence
+    for other, share in (0, 0.8), (1, 0.1), (2, 0.1):  # within the error of sampling
+        n = others.size
+        assert abs(np.count_nonzero(others == other) - n * share) < 4 * (n * share) ** 0.5
+    assert np.any(inputs != Sampler(dataset.starts, cfg).input_languages(8, languages))
+
 def test_a_schedule_of_3000_stages_trains(here):
     stages = [(i / 3000, (0.9, 0.1) if i % 500 < 250 else (0.1, 0.9)) for i in range(3000)]
     trained(**CLONES | {'dataset': 'stages', 'schedule': stages}, out_dir='out/stages')
@@ -188,6 +207,11 @@ NEW = {'out_dir': 'out/b', 'dataset': 'new', 'corpora': {'en': 'no/such/text'}}
     (NEW | {'n_embd': 31}, 'n_embd must be a multiple'), (NEW | {'dtype': 'float16'}, 'dtype must'),
     (NEW | {'n_layer': 0}, 'n_layer must be'), (NEW | {'max_iters': 0}, 'max_iters must be'),
     (NEW | {'device': 'tpu'}, "'tpu' is not avail"), (NEW | {'compile': 'yes'}, 'compile must be'),
+    (NEW | {'codeswitch': 0.1}, 'codeswitch must be 0 without clones'),
+    (NEW | {'corpora': {'en': 'no', 'fr': 'no'}, 'languages': [*CLONES['languages'], ('FR', 'fr')],
+            'schedule': [(0.0, (0.5, 0.3, 0.2))], 'vocab': 'anchored', 'codeswitch': 0.1},
+     'where corpora share pieces'),
+    (NEW | CLONES | {'dataset': 'new', 'codeswitch': 1.5}, 'codeswitch must be at most 1'),
     (NEW | {'log_to': 'csv'}, 'log_to must'), (NEW | {'log_to': 'wandb'}, r'pip install \.\[log\]'),
     (NEW | {'schedule': [(0.0, (0.5,))]}, 'schedule'), (NEW | {'init_from': 'no'}, 'must be a run'),
     (NEW | {'init_from': 'out/empty'}, 'out/empty'), (NEW | {'init_from': 'out/bare'}, 'out/bare'),
