@@ -26,13 +26,11 @@ def parse(argv=None):
     ppl, teff, alignment, matching = map(add_parser, ('ppl', 'teff', 'alignment', 'matching'))
     for p, n in (ppl, '+'), (teff, '*'):
         p.add_argument('out_dirs', nargs=n, help='folders of trained runs')
-        p.add_argument('--languages', nargs='+', help='to score; default: all')
         p.add_argument('--stride', type=int, help='tokens scored per window; default: a quarter')
         p.add_argument('--batch_size', type=int, default=32, help='windows at a time')
     teff.add_argument('--runs', help=f'a table of runs instead: {",".join(COLUMNS)}')
     teff.add_argument('--csv', help='write the table to this file')
     teff.add_argument('--plot', help='draw it in this file: .png, .pdf or .svg')
-    teff.add_argument('--mix_recipes', action='store_true', help='one law for unlike settings')
     for p in alignment, matching:
         p.add_argument('out_dir', help='folder of a trained run')
         p.add_argument('--languages', nargs=2, help='default: the first two')
@@ -43,11 +41,11 @@ def parse(argv=None):
         p.add_argument('--device', default='auto', help='cuda, mps, cpu; default: auto')
         p.add_argument('--dtype', default='float32', help='bfloat16, auto; default: float32')
     args = parser.parse_args(argv)
-    for key in 'stride', 'batch_size', 'sequences', 'line':
-        if (value := getattr(args, key, None)) is not None and value < 1:
+    for key, value in vars(args).items():
+        if isinstance(value, int) and value < 1:
             sys.exit(f'--{key} must be at least 1, not {value}')
-    if (plot := getattr(args, 'plot', None)) and not plot.endswith(('.png', '.pdf', '.svg')):
-        sys.exit(f'--plot {plot}: a figure must be .png, .pdf or .svg')
+        if key == 'plot' and value and not value.endswith(('.png', '.pdf', '.svg')):
+            sys.exit(f'--plot {value}: a figure must be .png, .pdf or .svg')
     return args
 
 if __name__ == '__main__':  # before torch is imported: --help is instant
@@ -162,8 +160,8 @@ NGRAM_TOKENS = 1 << 27  # n-grams of more tokens are not counted: their sorting 
 
 def sliding_window(run, ids, stride, batch_size, name=''):
     """Score a text, ids (N,) int64, at the last `stride` positions of windows of block_size tokens:
-    every token after the first context once -> nats and scored tokens by batch, (2, batches)."""
-    window, scores = run.cfg.block_size, []
+    every token after the first context once -> their loss in nats, summed, and their number."""
+    window, nats, n = run.cfg.block_size, 0.0, 0
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
     for i in progress(range(0, len(starts), batch_size), name):
@@ -175,16 +173,9 @@ def sliding_window(run, ids, stride, batch_size, name=''):
         with torch.no_grad(), run.autocast():
             features = run.model.features(batch[:, :-1])[:, context:][real]
             loss = linear_cross_entropy(features, run.model.lm_head.weight, targets)
-        scores.append((loss.item() * len(targets), len(targets)))
-    return np.array(scores, float).reshape(-1, 2).T
-
-def ppl_uncertainty(nats, scored):
-    """Half of the 95% interval of PPL, relative, by the scatter of batches; None for one."""
-    n, total = len(scored), scored.sum()
-    if n < 2:
-        return None
-    variance = np.square(nats - nats.sum() / total * scored).sum() * n / (n - 1)
-    return math.expm1(1.96 * math.sqrt(variance) / total)
+        nats += loss.item() * len(targets)
+        n += len(targets)
+    return nats, n
 
 def starts_read(run, language):
     """Where the training sequences start that a run has read in a language, in their order."""
@@ -205,8 +196,8 @@ def ngram_ppl(read, test, order, V):
         contexts, first = np.unique(known // V, return_index=True)
         total, types = np.add.reduceat(counts, first), np.diff([*first, len(known)])
         scored = wanted[order - n:]
-        i, j = (np.searchsorted(keys, values).clip(max=len(keys) - 1)
-                for keys, values in ((known, scored), (contexts, scored // V)))
+        i = np.searchsorted(known, scored).clip(max=len(known) - 1)
+        j = np.searchsorted(contexts, scored // V).clip(max=len(contexts) - 1)
         count = np.where(known[i] == scored, counts[i], 0)
         interpolated = (count + types[j] * p) / (total[j] + types[j])
         p = np.where(contexts[j] == scored // V, interpolated, p)
@@ -218,46 +209,42 @@ def score(run, language, stride, batch_size):
     meta, seen = data.corpora[language], run.tokens_seen[name]
     base = np.asarray(meta['test'])  # (N,)
     ids = data.vocab_map[language, base].astype(np.int64)
-    nats, scored = sliding_window(run, ids, stride, batch_size, f'{run.out_dir} {name}')
-    n = int(scored.sum())
+    nats, n = sliding_window(run, ids, stride, batch_size, f'{run.out_dir} {name}')
     if not n:
         sys.exit(f'{run.out_dir} {name}: all {len(ids)} test tokens are context')
-    loss = float(nats.sum() / n)
-    ngrams = {'bigram_ppl': None, 'trigram_ppl': None}
+    loss = nats / n
+    result = {
+        'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
+        'ppl': math.exp(loss), 'loss': loss, 'scored_tokens': n,
+        'exposure': seen / max(1, np.count_nonzero(meta['counts'])),
+        'bigram_ppl': None, 'trigram_ppl': None,
+        'bits_per_byte': loss / math.log(2) * meta['test_tokens'] / meta['test_bytes'],
+        'epochs': seen / max(1, len(data.starts[language]) * window)}
     if 0 < seen <= NGRAM_TOKENS:
         read = np.lib.stride_tricks.sliding_window_view(meta['train'], window + 1)
         read = read[starts_read(run, language)]
-        for order, kind in enumerate(ngrams, 2):
+        for order, kind in (2, 'bigram_ppl'), (3, 'trigram_ppl'):
             text = base[max(0, window - stride + 2 - order):]  # the same tokens are scored
-            ngrams[kind] = ngram_ppl(read, text, order, meta['vocab_size'])
-    exposure, trigram = seen / max(1, np.count_nonzero(meta['counts'])), ngrams['trigram_ppl']
+            result[kind] = ngram_ppl(read, text, order, meta['vocab_size'])
     print(f'{run.out_dir} {name}: PPL {math.exp(loss):.2f}, {n:,} scored tokens; {seen:,} seen, '
-          f'exposure {exposure:,.0f}; PPL of trigram counts {trigram or math.nan:.2f}', flush=True)
-    return {'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
-            'ppl': math.exp(loss), 'loss': loss, 'scored_tokens': n, 'exposure': exposure,
-            'ppl_uncertainty': ppl_uncertainty(nats, scored), **ngrams,
-            'bits_per_byte': loss / math.log(2) * meta['test_tokens'] / meta['test_bytes'],
-            'epochs': seen / max(1, len(data.starts[language]) * window)}
+          f'exposure {result["exposure"]:,.0f}; PPL of trigram counts '
+          f'{result["trigram_ppl"] or math.nan:.2f}', flush=True)
+    return result
 
 def ppl(out_dir, args):
-    """Score the test text in every language asked for -> OUT_DIR/results.json. Languages that were
-    scored before in the same way stay in it."""
-    run = load_run(out_dir, args.device, args.dtype, args.languages)
+    """Score the test text in every language -> OUT_DIR/results.json."""
+    run = load_run(out_dir, args.device, args.dtype)
     if not run.model:
         sys.exit(f'{out_dir} is word2vec, which has no perplexity; use alignment')
-    names, window = run.dataset.names, run.cfg.block_size
+    window = run.cfg.block_size
     stride = args.stride or max(1, window // 4)
     if stride > window:
         sys.exit(f'--stride {stride} leaves tokens unscored: windows have {window}')
-    scored = {names[i]: score(run, i, stride, args.batch_size) for i in run.languages}
-    results = {
+    scored = {name: score(run, language, stride, args.batch_size)
+              for language, name in enumerate(run.dataset.names)}
+    write(run.out_dir / 'results.json', {
         'config': vars(run.cfg), 'step': run.step, 'tokens_seen': run.tokens_seen, 'window': window,
-        'stride': stride, 'non_embedding_parameters': run.model.num_params()}
-    with measured(out_dir, 'results') as before:
-        if all(before.get(key) == results[key] for key in ('step', 'stride', 'tokens_seen')):
-            scored = before['languages'] | scored
-    results['languages'] = {name: scored[name] for name in names if name in scored}
-    write(run.out_dir / 'results.json', results)
+        'stride': stride, 'non_embedding_parameters': run.model.num_params(), 'languages': scored})
 
 # ---- teff: scaling law, token efficiency (section 3, appendix B) -------------
 
@@ -273,15 +260,11 @@ class ScalingLaw:
             sys.exit(f'{name}: a law needs at least three token counts, not {n}')
         self.name, self.n, self.unit, self.shortest = name, len(y), max(tokens), min(tokens)
         log_x = np.log(tokens / self.unit)
-        b = np.linspace(-1.995, 4.995, 700)[:, None]  # without 0; given b, the curve is linear
-        curves = -np.expm1(-b * log_x) / b  # (700, n)
-        linear = np.linalg.pinv(np.stack([np.ones_like(curves), curves], -1)) @ y  # top, slope
-        grid = [*linear.T[..., None], b]
-        best = np.square(self.inverse_ppl(grid, log_x, y)).sum(1).argmin()
-        start = np.hstack(grid)[best]
-        fit = least_squares(self.inverse_ppl, start, args=(log_x, y), jac='3-point',
-                            bounds=([-np.inf, -np.inf, -2], [np.inf, np.inf, 5]),
-                            x_scale=np.abs(start) + 1e-12, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        fits = [least_squares(self.inverse_ppl, [max(y), np.ptp(y), b], args=(log_x, y),
+                              bounds=([-np.inf, -np.inf, -2], [np.inf, np.inf, 5]), jac='3-point',
+                              x_scale=[max(y), max(y), 1], xtol=1e-15, ftol=1e-15, gtol=1e-15)
+                for b in (-0.5, 0.1, 0.5, 1.5)]
+        fit = min(fits, key=lambda fit: fit.cost)
         self.v = top, slope, self.b = fit.x
         if slope <= 0:
             sys.exit(f'{name}: the monolingual runs do not improve with more tokens')
@@ -324,11 +307,11 @@ class ScalingLaw:
         return (f'{self.name}: 1/PPL = {self.c:.5g} {-self.a:+.4g} * (tokens / {self.unit:,.0f})^'
                 f'{-self.b:.4g}; {self.n} monolingual runs, {error}')
 
-FURTHER = 'bits_per_byte exposure trigram_ppl epochs ppl_uncertainty'.split()  # numbers of a row
+FURTHER = 'bits_per_byte exposure trigram_ppl epochs'.split()  # numbers of a row
 
 def rows_of_csv(path):
     """The rows of a table of runs."""
-    total, remedy = defaultdict(int), f'it must be a table with the columns {",".join(COLUMNS)}'
+    remedy = f'it must be a table with the columns {",".join(COLUMNS)}'
     with config.reading(path, remedy), open(path, newline='', encoding='utf-8-sig') as f:
         rows = list(csv.DictReader(f))
         if not rows or set(COLUMNS) - rows[0].keys():
@@ -338,9 +321,9 @@ def rows_of_csv(path):
             row |= {key: number(row.get(key) or None, 0) for key in FURTHER}
             if row['role'] not in ('mono', 'multi', 'step') or math.isnan(row['ppl']):
                 raise ValueError(f'line {line}: {row["ppl"]}, {row["role"]}')
-            total[row['run']] += row['tokens']
         for row in rows:  # of other languages; a table that teff wrote says it
-            row['others'] = int(number(row.get('others') or total[row['run']] - row['tokens']))
+            total = sum(other['tokens'] for other in rows if other['run'] == row['run'])
+            row['others'] = int(number(row.get('others') or total - row['tokens']))
     return rows
 
 def rows_of_run(out_dir, args, finished=True):
@@ -357,16 +340,15 @@ def rows_of_run(out_dir, args, finished=True):
                      f'--stride={args.stride} scores it again')
         seen = {name: int(number(n, 0)) for name, n in results['tokens_seen'].items()}
         for name, corpus in cfg.languages:
-            if not seen[name] or name not in results['languages']:
-                continue
-            language, others = results['languages'][name], sum(seen.values()) - seen[name]
-            rows.append({key: number(language.get(key), 0) for key in FURTHER} | {
-                'run': str(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
-                'model': f'gpt-{cfg.n_layer}x{cfg.n_embd}', 'stride': stride,
-                'parameters': number(results['non_embedding_parameters'], 1),
-                'text': str(language['test_text']), 'ppl': number(language['ppl'], 1, 1e30),
-                'tokens': seen[name], 'others': others, 'steps': cfg.max_iters,
-                'role': 'multi' if others else 'mono'})
+            language, others = results['languages'].get(name), sum(seen.values()) - seen[name]
+            if seen[name] and language:
+                rows.append({key: number(language.get(key), 0) for key in FURTHER} | {
+                    'run': str(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
+                    'model': f'gpt-{cfg.n_layer}x{cfg.n_embd}', 'stride': stride,
+                    'parameters': number(results['non_embedding_parameters'], 1),
+                    'text': str(language['test_text']), 'ppl': number(language['ppl'], 1, 1e30),
+                    'tokens': seen[name], 'others': others, 'steps': cfg.max_iters,
+                    'role': 'multi' if others else 'mono'})
     return rows
 
 # settings in which runs of one law may differ: tokens, seeds, languages, and what is not learned
@@ -381,15 +363,17 @@ def first_difference(row, other):
     n, m = a['max_iters'], b['max_iters']
     if abs(a['warmup_iters'] * m - b['warmup_iters'] * n) <= max(n, m):
         a['warmup_iters'] = b['warmup_iters']  # the same share of the steps, to a step, is enough
-    key = min((key for key in a.keys() - MAY_DIFFER if a[key] != b[key]), default='')
-    again = f' (analyze.py ppl {row["run"]} --stride={b["stride"]} scores it again)'
-    words = f'{row["run"]} has {key} {a.get(key)}, {other["run"]} {b.get(key)}'
-    return words + again if key == 'stride' else words if key else ''
+    for key in sorted(a.keys() - MAY_DIFFER):
+        if a[key] != b[key]:
+            again = f' (analyze.py ppl {row["run"]} --stride={b[key]} scores it again)'
+            return (f'{row["run"]} has {key} {a[key]}, {other["run"]} {b[key]}'
+                    + (again if key == 'stride' else ''))
+    return ''
 
-def fit_laws(rows, mix_recipes):
+def fit_laws(rows):
     """{row['law']: law}, each of the largest group of monolingual runs that differ only in tokens;
-    why others have none. Rows of other recipes get row['unlike'], unless mix_recipes. Runs with as
-    many steps as a multilingual one, in smaller batches, stand beside the law: role 'step'."""
+    why others have none. Rows of other recipes get row['unlike']. Runs with as many steps as a
+    multilingual one, in smaller batches, stand beside the law: role 'step'."""
     multi = [row['cfg'] for row in rows if row['role'] == 'multi' and 'cfg' in row]
     for row in rows:
         a = row.get('cfg')
@@ -401,10 +385,9 @@ def fit_laws(rows, mix_recipes):
     for key in dict.fromkeys(row['law'] for row in rows):
         same = [row for row in rows if row['law'] == key and row['role'] != 'step']
         mono = [row for row in same if row['role'] == 'mono']
-        if mono and not mix_recipes:
-            alike = [sum(not first_difference(a, b) for b in mono) for a in mono]
-            for row in same:
-                row['unlike'] = first_difference(row, mono[np.argmax(alike)])
+        alike = [sum(not first_difference(a, b) for b in mono) for a in mono]
+        for row in same if mono else ():
+            row['unlike'] = first_difference(row, mono[np.argmax(alike)])
         mono = [row for row in mono if not row['unlike']]
         try:
             laws[key] = ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono],
@@ -431,18 +414,15 @@ def add_efficiency(row, law):
         return ''
     bound = f'> {law.unit / tokens:.2f}' if mlte > law.unit else f'< {law.shortest / tokens:.2f}'
     blank = dict.fromkeys(('mlte', 'head_start', 'teff_low', 'teff_high', 'tau'), '')
-    kind, remark = 'yes', 'extrapolated'
-    if mlte == math.inf:
-        kind, remark = 'beyond', f'below the limit of the law, {1 / law.c:.4g}'
-    row |= {'extrapolated': kind, 'shown': blank | {'teff': bound}}
-    return remark
+    row |= {'extrapolated': 'yes', 'shown': blank | {'teff': bound}}
+    return 'extrapolated' if mlte < math.inf else f'below the limit of the law, {1 / law.c:.4g}'
 
-def token_efficiency(rows, mix_recipes=False):
+def token_efficiency(rows):
     """Add the columns ADDED to every row, in 'shown' what people see instead -> laws, notes."""
     for row in rows:
         row.update(dict.fromkeys(ADDED[2:], math.nan), extrapolated='', unlike='', shown={},
                    law=(row['model'], row['corpus'], row.get('text', '')))
-    laws, reasons = fit_laws(rows, mix_recipes)
+    laws, notes = fit_laws(rows)
     for row in rows:
         remark = f'not compared: {row["unlike"]}' if row['unlike'] else ''
         if row['law'] in laws and not row['unlike']:
@@ -455,15 +435,12 @@ def token_efficiency(rows, mix_recipes=False):
         if row['role'] == 'multi' and nearest < 0.05:
             row['step_ppl'] = float(np.mean([p for off, p in steps if off < nearest + 0.01]))
             row['gain'] = 1 - row['ppl'] / row['step_ppl']
-        epochs, trigram = row.get('epochs', 0), row.get('trigram_ppl', math.inf)
+        epochs = row.get('epochs', 0)
         remarks = {remark: remark, 'step-matched': row['role'] == 'step',
-                   'worse than trigram counts': row['ppl'] > trigram,
+                   'worse than trigram counts': row['ppl'] > row.get('trigram_ppl', math.inf),
                    f'text read {epochs:.2f} times': epochs > 1}
         row['remark'] = '; '.join(words for words, applies in remarks.items() if applies)
-    worst = max((u for row in rows if (u := row.get('ppl_uncertainty', 0)) > 0), default=0)
-    if worst > 0.01:
-        reasons.append(f'PPL is uncertain by up to {worst:.1%} (95%) on so few scored tokens')
-    return laws, reasons
+    return laws, notes
 
 def teff(args):
     folders = list(dict.fromkeys(os.path.relpath(path) for path in args.out_dirs
@@ -472,25 +449,24 @@ def teff(args):
         sys.exit('teff needs the folders of trained runs or --runs TABLE, not both')
     rows = rows_of_csv(args.runs) if args.runs else [
         row for folder in folders for row in rows_of_run(folder, args)]
-    laws, reasons = token_efficiency(rows, args.mix_recipes)
+    laws, notes = token_efficiency(rows)
     if unlike := next((row['unlike'] for row in rows if row['unlike']), ''):
-        sys.exit(f'{unlike}: a law needs runs that differ only in tokens (or --mix_recipes)')
+        sys.exit(f'{unlike}: a law needs runs that differ only in tokens')
     if not laws:
-        sys.exit(reasons[0])
-    parent = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in folders or '.'])
-    for row in rows if folders else ():
-        row['run'] = os.path.relpath(row['run'], parent)
-    notes = [f'note: {reason}' for reason in reasons]
+        sys.exit(notes[0])
     for folder in folders:
         with measured(folder, 'alignment') as saved:
             if saved and (net := saved['hidden_states'].get('net')):  # a single sequence has none
                 notes.append(f'{folder}: net cosine of hidden states: {np.mean(net):z.2f}')
+    parent = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in folders or '.'])
+    for row in rows if folders else ():
+        row['run'] = os.path.relpath(row['run'], parent)
     shown = [row | row['shown'] for row in rows]
     columns = [name for name in ('run', 'language', 'tokens', 'ppl', *ADDED)
                if name != 'extrapolated' and any(as_text(row[name]) for row in shown)]
-    print(*laws.values(), *markdown(shown, columns), *notes, sep='\n')
+    print(*laws.values(), *markdown(shown, columns), *map('note: {}'.format, notes), sep='\n')
     if args.csv:
-        columns = [*COLUMNS, *ADDED, 'others', 'steps', 'text', 'epochs', 'ppl_uncertainty']
+        columns = [*COLUMNS, *ADDED, 'others', 'steps', 'text', 'epochs']
         table = csv.DictWriter(text := io.StringIO(), columns, extrasaction='ignore',
                                lineterminator='\n')
         table.writeheader()
@@ -516,12 +492,12 @@ def plot_teff(laws, rows, path):
         teff = row['shown'].get('teff', f'{row["teff"]:.2f}')  # a bound beyond the runs
         label = f'{row["run"]}, {row["language"]}: TEff {teff}'
         axes.plot(row['tokens'], row['ppl'], 's', color=f'C{i}', ms=4, label=label)
-        axes.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']),
-                      arrowprops={'arrowstyle': '->', 'color': f'C{i}'})
-    axes.set(xscale='log', yscale='log', xlabel='training tokens in the language', ylabel='PPL')
-    for axis in axes.xaxis, axes.yaxis:
-        axis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
-                 major_formatter=EngFormatter(sep=''))
+        if row['extrapolated'] == 'no':
+            axes.annotate('', (row['mlte'], row['ppl']), (row['tokens'], row['ppl']),
+                          arrowprops={'arrowstyle': '->', 'color': f'C{i}'})
+    axes.set(xscale='log', xlabel='training tokens in the language', ylabel='PPL')
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
+                   major_formatter=EngFormatter(sep=''))
     axes.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     save_figure(figure, path)
 
@@ -537,37 +513,35 @@ def load_pair(args):
     return run, pair, len({run.cfg.languages[i][1] for i in pair}) == 1
 
 def parallel_lines(run, pair, clones, files):
-    """Aligned text -> pairs of lines, the function that turns a pair into model ids, int64 (n,) and
-    (m,), and the two tokenizers. Clones need one file, two corpora one each."""
+    """Aligned text -> for every line, in both languages, its pieces and its model ids, int64 (n,).
+    Clones need one file, two corpora one each."""
     if len(files) < 2 - clones:
         sys.exit('two corpora need two aligned files, clones one: --parallel a.en a.fr')
     sides = []
-    for file in files[:1] * 2 if clones else files[:2]:
+    for language, file in zip(pair, files[:1] * 2 if clones else files):
         with config.reading(file, 'it must be UTF-8, one sentence per line'), open(file, 'rb') as f:
             text, = documents_in(f, f'lines.txt{kind_of(file)[1]}', '')
         # only a line feed ends a line: str.splitlines() also splits within Europarl's lines
-        sides.append(text.replace('\r\n', '\n').removesuffix('\n').split('\n'))
+        lines = text.replace('\r\n', '\n').removesuffix('\n').split('\n')
+        tokenizer = load_tokenizer(run.dataset.corpora[language]['tokenizer'])
+        ids = map(tokenizer.encode, lines)
+        sides.append([([tokenizer.pieces[i] for i in line],
+                       run.dataset.vocab_map[language, line].astype(np.int64)) for line in ids])
     n, m = map(len, sides)
     if n != m:
         sys.exit(f'{", ".join(files)} are not aligned: {n} and {m} lines')
-    tokenizers = [load_tokenizer(run.dataset.corpora[i]['tokenizer']) for i in pair]
+    return list(zip(*sides))
 
-    def encode(line):
-        return [run.dataset.vocab_map[i, tokenizer.encode(text)].astype(np.int64)
-                for i, tokenizer, text in zip(pair, tokenizers, line)]
-    return list(zip(*sides)), encode, tokenizers
-
-def joined_lines(lines, longest, shortest=0):
+def joined_lines(lines, longest):
     """Join consecutive pairs of lines up to `longest` tokens -> pairs of ids, (S,) and (T,). Skips
-    longer lines, and sequences with a side below `shortest` (default: a quarter of `longest`, at
-    least 2; the paper's have 128 to 512 tokens)."""
+    longer lines, and sequences with a side below a quarter of that: the paper's have 128 to 512."""
     joined, lengths = [], np.zeros(2, int)
     for line in itertools.chain(lines, [[range(longest)] * 2]):  # which closes the last sequence
         added = np.array([*map(len, line)])
         if max(added) > longest:
             continue
         if max(lengths + added) > longest:
-            if min(lengths) >= (shortest or max(2, longest // 4)):
+            if min(lengths) >= max(2, longest // 4):
                 yield tuple(map(np.concatenate, zip(*joined)))
             joined, lengths = [], np.zeros(2, int)
         joined.append(line)
@@ -581,11 +555,7 @@ def parallel_sequences(run, pair, clones, files, n):
         starts = run.dataset.test_starts(pair[0], n)
         a, b = (run.dataset.windows('test', starts, np.full(len(starts), i))[0] for i in pair)
         return list(zip(a, b))
-    lines, encode, _ = parallel_lines(run, pair, clones, files)
-    lines = list(map(encode, lines))
-    if clones:  # the parts of a longer line are as parallel as the line
-        lines = [[side[i:i + block] for side in line] for line in lines
-                 for i in range(0, len(line[0]), block)]
+    lines = [(a, b) for (_, a), (_, b) in parallel_lines(run, pair, clones, files)]
     if long := sum(max(map(len, line)) > block for line in lines):
         print(f'note: {long:,} of {len(lines):,} lines exceed a block of {block} tokens: not used')
     return list(itertools.islice(joined_lines(lines, block), n))
@@ -723,12 +693,13 @@ def alignment(args):
     results = {'languages': [run.dataset.names[i] for i in pair]}
     if clones:
         rarer = np.minimum(*(training_frequency(run, i) for i in pair))
-        rows, results['embeddings'] = run.dataset.vocab_map[pair, :len(rarer)].astype(np.int64), {}
-        for name, table in ('input', 'wte'), ('output', 'lm_head'):
-            table = embedding_similarity(run.weights[f'{table}.weight'], rows, rarer)
-            results['embeddings'][name] = table
-            print(f'{name} embeddings: {table["mean"]:.3f}, all pairs {table["all_pairs"]:.3f}, '
-                  f'of similar frequency {table.get("frequency_matched", math.nan):.3f}')
+        rows = run.dataset.vocab_map[pair, :len(rarer)].astype(np.int64)
+        results['embeddings'] = {
+            name: embedding_similarity(run.weights[f'{table}.weight'], rows, rarer)
+            for name, table in (('input', 'wte'), ('output', 'lm_head'))}
+        for name, cosine in results['embeddings'].items():
+            print(f'{name} embeddings: {cosine["mean"]:.3f}, all pairs {cosine["all_pairs"]:.3f}, '
+                  f'of similar frequency {cosine.get("frequency_matched", math.nan):.3f}')
     elif not run.model:
         sys.exit(f'{args.out_dir} is word2vec: only clones have embeddings to compare')
     if run.model:
@@ -742,46 +713,38 @@ def alignment(args):
         similarity, retrieved = hidden_similarity(states, clones)
         results |= {'sequences': len(sequences), 'hidden_states': similarity,
                     'retrieval': retrieved, 'gradients': gradient_similarity(run, sequences)}
-        shown = {kind: [f'{x:z.3f}' for x in by_layer] for kind, by_layer in similarity.items()}
-        if 'net' in shown:
-            shown['net'] = map(' ± '.join, zip(shown['net'], shown.pop('net_error')))
-        for kind, by_layer in shown.items():
-            print(f'hidden states, {kind}:', ', '.join(by_layer))
+        for kind, by_layer in similarity.items():
+            print(f'hidden states, {kind}:', ', '.join(f'{cosine:z.3f}' for cosine in by_layer))
         for kind, rates in retrieved.items():
             by_layer = ', '.join(f'{share:.1%}' for share in rates['share'])
-            by_position = f', by position {p:.1%}' if (p := rates.get('chance_by_position')) else ''
-            print(f'retrieval of {kind}: {by_layer} (chance: {rates["chance"]:.1%}{by_position})')
+            chance = rates.get('chance_by_position', rates['chance'])
+            print(f'retrieval of {kind}: {by_layer} (chance: {chance:.1%})')
         print(f'gradients: {results["gradients"]["macro_average"]:z.3f}')
     write(run.out_dir / 'alignment.json', results)
 
 def matching(args):
     run, pair, clones = load_pair(args)
-    lines, encode, tokenizers = parallel_lines(run, pair, clones, args.parallel)
+    lines = parallel_lines(run, pair, clones, args.parallel)
     if args.line > len(lines):
         sys.exit(f'--line {args.line}: the parallel text has lines 1 to {len(lines)}')
-    block, start = run.cfg.block_size, args.line - 1
-    tokens = [[tokenizer.pieces[i] for i in tokenizer.encode(text)]
-              for tokenizer, text in zip(tokenizers, lines[start])]
+    tokens, ids = zip(*lines[args.line - 1])
     n, m = map(len, tokens)
-    if not 0 < min(n, m) <= max(n, m) <= block:
-        sys.exit(f'line {args.line} has {n} and {m} tokens, not 1 to {block}: another --line?')
-    # the sequence that begins with this line
-    ids = next(joined_lines(map(encode, lines[start:start + block]), block, shortest=1))
+    if not 0 < min(n, m) <= max(n, m) <= run.cfg.block_size:
+        sys.exit(f'line {args.line} has {n} and {m} tokens, not 1 to {run.cfg.block_size}: '
+                 'another --line?')
     a, b = (hidden_states(run, side) for side in ids)
     cosine = (a @ b.mT).mean(0).cpu().numpy()
-    pairs = [(int(i), int(j)) for i, j in zip(*match(cosine)) if i < n or j < m]
+    pairs = [(int(i), int(j)) for i, j in zip(*match(cosine))]
     for i, j in pairs:
-        first, second = ([*side, '...'][min(k, len(side))] for side, k in zip(tokens, (i, j)))
-        print(f'{first}\t{second}\t{cosine[i, j]:.3f}')
+        print(f'{tokens[0][i]}\t{tokens[1][j]}\t{cosine[i, j]:.3f}')
     names = [run.dataset.names[i] for i in pair]
     write(run.out_dir / 'matching.json',
           {'languages': names, 'tokens': tokens, 'pairs': pairs, 'line': args.line})
     plot_matching(names, tokens, pairs, run.out_dir / f'matching_line_{args.line}.png')
 
 def plot_matching(languages, tokens, pairs, path):
-    """Two rows of tokens, lines between matched ones; a match beyond the row points at '...'."""
+    """Two rows of tokens, lines between matched ones."""
     from matplotlib.figure import Figure
-    tokens = [[*side, '...'] for side in tokens]
     widths = [np.array([0.11 * len(token) + 0.22 for token in side]) for side in tokens]  # inches
     places = [np.cumsum(width) - width / 2 for width in widths]  # the middle of each token
     right = max(xs[-1] for xs in places)
@@ -789,13 +752,11 @@ def plot_matching(languages, tokens, pairs, path):
     axes = figure.subplots()
     for y, language, side, xs in zip((1, 0), languages, tokens, places):
         axes.text(-0.3, y, language, ha='right', va='center', fontweight='bold')
-        style = {'family': 'monospace', 'fontsize': 9, 'parse_math': False}
         for x, token in zip(xs, side):
-            axes.text(x, y, token, ha='center', va='center', **style)
-    for pair in pairs:
-        beyond = any(k >= len(xs) - 1 for k, xs in zip(pair, places))
-        ends = [xs[min(k, len(xs) - 1)] for k, xs in zip(pair, places)]
-        axes.plot(ends, [0.86, 0.14], ':' if beyond else '-', color='grey' if beyond else 'C0')
+            axes.text(x, y, token, ha='center', va='center', family='monospace', fontsize=9,
+                      parse_math=False)
+    for i, j in pairs:
+        axes.plot([places[0][i], places[1][j]], [0.86, 0.14], color='C0')
     axes.set(xlim=(-1.2, right + 0.3), ylim=(-0.25, 1.25))
     axes.axis('off')
     save_figure(figure, path)

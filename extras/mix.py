@@ -18,14 +18,12 @@ import config
 def parse(argv=None):
     parser = argparse.ArgumentParser(prog='python -m extras.mix', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.set_defaults(languages=None)  # a run without PPL is scored in all its languages
     add = parser.add_argument
     add('out_dirs', nargs='+', metavar='out_dir', help='folder of a trained run')
     add('--tokens', type=float, help='of the planned run; default: those of the largest run')
     add('--target', default='mean', help='language to optimise; mean: the mean loss of all (mean)')
     add('--own', nargs='+', default=[], help='NAME=TOKENS that a language has, for any of them')
     add('--max_epochs', type=float, default=4, help='most epochs over the tokens of --own (4)')
-    add('--mix_recipes', action='store_true', help='one law for runs with unlike settings')
     add('--stride', type=int, help='tokens scored per window; default: a quarter of it')
     add('--batch_size', type=int, default=32, help='windows at a time (32)')
     add('--device', default='auto', help='cuda, mps, cpu; auto: the first available')
@@ -62,7 +60,7 @@ def comparable_rows(args):
         for row in analyze.rows_of_run(folder, args):
             mixture = row['tokens'] + row['others'], tuple(row['cfg'].schedule[0][1])
             rows.append(row | {'mixture': mixture, 'unlike': ''})
-    analyze.token_efficiency(rows, mix_recipes=True)  # gives step-matched runs their role
+    analyze.token_efficiency(rows)  # gives step-matched runs their role
     rows = [row for row in rows if row['role'] != 'step']
     mixed = [row for row in rows if row['others']]
     if (n := len({row['mixture'] for row in mixed})) < 3:
@@ -70,11 +68,11 @@ def comparable_rows(args):
     firsts = {row['corpus']: row for row in reversed(mixed)}
     for row in rows:
         cfg, run, first = row['cfg'], row['run'], firsts.get(row['corpus'], row)
-        difference = '' if args.mix_recipes else analyze.first_difference(row, rows[0])
+        difference = analyze.first_difference(row, rows[0])
         unscored = len(cfg.languages) - sum(run == other['run'] for other in mixed)
         ids, usual = ((c.languages, c.vocab, c.anchor_frac) for c in (cfg, mixed[0]['cfg']))
         refusals = {
-            f'{difference}: mix needs runs of one recipe (or --mix_recipes)': difference,
+            f'{difference}: mix needs runs of one recipe': difference,
             f'{run} changes its shares: leave it out': len(cfg.schedule) > 1,
             f'{run} has no text of the mixtures: leave it out': row['corpus'] not in firsts,
             f'{run} and {first["run"]} differ in model or test text: leave one out':

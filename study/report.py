@@ -26,14 +26,13 @@ def parse(argv=None):
     add('out_dirs', nargs='*', help='of trained runs; those without a perplexity are scored first')
     add('--out', default='report', help='folder to write (report)')
     add('--tokens', type=float, default=0, help='tokens that count as all data; the paper: 1.2B')
-    add('--mix_recipes', action='store_true', help='one law for runs with unlike settings')
     add('--plan', help='print the commands of its runs that are missing: table1, fig09, ...')
     add('--jobs', type=int, default=0, help='run the plan, this many commands at a time')
     add('--options', default='', help='settings for all runs of the plan')
     add('--device', default='auto', help='for scoring: cuda, mps, cpu; auto: the first available')
     add('--dtype', default='float32', help='float32, bfloat16; auto: bfloat16 on cuda')
     add('--stride', type=int, help='tokens scored per window; default: a quarter of it')
-    parser.set_defaults(languages=None, batch_size=32)
+    parser.set_defaults(batch_size=32)
     args = parser.parse_args(argv)
     for key, lowest in (('tokens', 0), ('jobs', 0), ('stride', 1)):
         if (value := getattr(args, key)) is not None and not lowest <= value < math.inf:
@@ -205,7 +204,7 @@ def gather(args):
     runs, notes = read_runs(args)
     data = SimpleNamespace(runs=runs, notes=notes, rows=[], steps=[])
     rows = [row for run in data.runs for row in run.rows]
-    data.laws, reasons = analyze.token_efficiency(rows, args.mix_recipes)
+    data.laws, reasons = analyze.token_efficiency(rows)
     totals = {run.name: columns_of(run.cfg)['tokens'] for run in data.runs}
     several = {totals[run.name] for run in data.runs if len(run.cfg.languages) > 1}
     several = sorted(several or {max(totals.values())})
