@@ -31,9 +31,12 @@ def read_json(path, remedy):
 
 def read(path):
     """The variables that a config file sets, without modules, functions and _private names."""
+    sys.path.insert(0, str(Path(path).resolve().parent))  # it may import its neighbours
     with reading(path, 'a config file is Python, a setting is written --key=value'):
-        return {key: value for key, value in runpy.run_path(str(path)).items() if not (
-            key.startswith('_') or callable(value) or isinstance(value, ModuleType))}
+        variables = runpy.run_path(str(path))
+    sys.path.pop(0)
+    return {key: value for key, value in variables.items() if not (
+        key.startswith('_') or callable(value) or isinstance(value, ModuleType))}
 
 def override(settings, overrides, where):
     """Change settings (a dictionary) that exist to values of their type and range."""
@@ -42,12 +45,16 @@ def override(settings, overrides, where):
             nearest = ' or '.join(difflib.get_close_matches(key, settings, 2)) or 'one of --help'
             sys.exit(f'{where}: unknown setting {key!r}, did you mean {nearest}?')
         default, switch = settings[key], key == 'compile' and value in ('auto', True, False)
+        with reading(f'{where}: {key}', f'it must be like {default!r}'):  # without numpy's types
+            value = json.loads(json.dumps(value, default=lambda array: array.tolist()))
+        kind = type(default)
         if isinstance(value, (int, float)) and not 0 <= value < 2 ** 63:
             sys.exit(f'{where}: {key} must be between 0 and 2^63, not {value!s:.40}')
-        value = float(value) if isinstance(default, float) and type(value) is int else value
-        if type(value) is not type(default) and not switch:
-            sys.exit(f'{where}: {key} must be like {default!r}, not {value!r}')
-        settings[key] = value
+        if {type(value), kind} == {int, float} and value == kind(value):
+            value = kind(value)  # 1e3 steps
+        if type(value) is not kind and not switch:
+            sys.exit(f'{where}: {key} must be like {default!r}, not {value!r}: --{key}=VALUE')
+        settings[key] = os.path.expanduser(value) if isinstance(value, str) else value
     return settings
 
 def load(argv, doc=''):
@@ -73,6 +80,7 @@ def restored(saved, where):
 
 def run(main):
     """Call main(). A full disk, say, is one line too; under torchrun, rank 0 alone prints it."""
+    sys.stdout.reconfigure(errors='replace')  # a terminal may lack a character
     try:
         main()
     except (OSError, SystemExit, KeyboardInterrupt) as e:

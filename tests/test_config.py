@@ -25,9 +25,23 @@ def test_later_arguments_override_earlier_ones(tmp_path):
     assert config.load(['--n_embd=64', b]).n_embd == 96
     assert config.load(['--compile=True', '--compile=auto']).compile == 'auto'
 
+def test_numbers_of_numpy_are_plain_ones_and_a_config_imports_its_neighbour(tmp_path):
+    (tmp_path / 'shares.py').write_text('p = [3, 1]\n')
+    (tmp_path / 'a.py').write_text(
+        'import numpy as np\nimport shares\nlearning_rate = np.float32(0.5)\n'
+        'max_iters = np.int64(30)\nschedule = [(np.float64(0), np.array(shares.p) / 4)]\n')
+    cfg = config.load([str(tmp_path / 'a.py'), '--out_dir=~/out', '--warmup_iters=1e1'])
+    assert (cfg.learning_rate, cfg.max_iters, cfg.schedule) == (0.5, 30, [[0, [0.75, 0.25]]])
+    assert {type(cfg.learning_rate), type(cfg.schedule[0][1][0])} == {float}
+    assert (cfg.out_dir, cfg.warmup_iters) == (os.path.expanduser('~/out'), 10)
+    assert type(cfg.max_iters) is type(cfg.warmup_iters) is int
+    assert str(tmp_path) not in sys.path
+
 @pytest.mark.parametrize('argument, says', [
     ('--n_layers=3', "unknown setting 'n_layers', did you mean n_layer"),
-    ('--n_layer', 'like 12, not True'), ('--n_layer=three', "n_layer must be like 12, not 'three'"),
+    ('--n_layer', 'like 12, not True: --n_layer=VALUE'), ('--n_layer=1.5', 'like 12, not 1.5'),
+    ('--wandb_log=True', 'did you mean one of --help'), ('--schedule={1}', 'schedule cannot'),
+     ('--n_layer=three', "n_layer must be like 12, not 'three'"),
     ('--languages=EN', 'languages must be like '), ('no/such.py', 'no/such.py cannot be read'),
     ('--learning_rate=-1', 'must be between 0 and'), ('--learning_rate=1e999', 'between 0 and'),
     (f'--learning_rate=1{400 * "0"}', 'between 0 and')])
