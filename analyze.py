@@ -15,8 +15,8 @@ import config
 
 # the columns that a table of runs must have, and those that teff adds
 COLUMNS = 'run model corpus language tokens ppl role'.split()
-ADDED = ('exposure trigram_ppl mlpe mlte head_start teff teff_low teff_high extrapolated tau '
-         'step_ppl gain remark').split()
+ADDED = ('exposure trigram_ppl mlpe mlte head_start teff teff_low teff_high teff_unique '
+         'extrapolated tau step_ppl gain remark').split()
 
 def parse(argv=None):
     """The command line -> its arguments."""
@@ -319,7 +319,7 @@ def rows_of_csv(path):
         for line, row in enumerate(rows, 2):
             row['tokens'], row['ppl'] = int(number(row['tokens'], 1)), number(row['ppl'], 1, 1e30)
             row |= {key: number(row.get(key) or None, 0) for key in FURTHER}
-            if row['role'] not in ('mono', 'multi', 'step') or math.isnan(row['ppl']):
+            if row['role'] not in ('mono', 'repeat', 'multi', 'step') or math.isnan(row['ppl']):
                 raise ValueError(f'line {line}: {row["ppl"]}, {row["role"]}')
         for row in rows:  # of other languages; a table that teff wrote says it
             total = sum(other['tokens'] for other in rows if other['run'] == row['run'])
@@ -348,12 +348,13 @@ def rows_of_run(out_dir, args, finished=True):
                     'parameters': number(results['non_embedding_parameters'], 1),
                     'text': str(language['test_text']), 'ppl': number(language['ppl'], 1, 1e30),
                     'tokens': seen[name], 'others': others, 'steps': cfg.max_iters,
-                    'role': 'multi' if others else 'mono'})
+                    'role': 'multi' if others else 'repeat' if cfg.own_tokens else 'mono'})
     return rows
 
 # settings in which runs of one law may differ: tokens, seeds, languages, and what is not learned
 MAY_DIFFER = train.FREE | {'dataset', 'corpora', 'languages', 'schedule', 'vocab', 'anchor_frac',
-                           'anchor_seed', 'codeswitch', 'max_tokens', 'max_iters', 'seed'}
+                           'anchor_seed', 'codeswitch', 'own_tokens', 'max_tokens', 'max_iters',
+                           'seed'}
 
 def first_difference(row, other):
     """The first setting in which two runs differ in more than tokens, in words, or ''."""
@@ -399,7 +400,8 @@ def fit_laws(rows):
 
 def add_efficiency(row, law):
     """Add MLPE, MLTE, TEff, the head start in tokens, tau (what a foreign token is worth), and for
-    people, in row['shown'], what bounds a TEff beyond the monolingual runs -> a remark."""
+    people, in row['shown'], what bounds a TEff beyond the monolingual runs -> a remark. teff_unique
+    is by the tokens that the language has, which it may repeat."""
     tokens, mlte, factor = row['tokens'], law.tokens(row['ppl']), law.interval(row['ppl'])
     # 1%: the law is not exact even for its own runs
     known, inside = (0.99 * law.shortest <= n <= 1.01 * law.unit for n in (tokens, mlte))
@@ -409,11 +411,13 @@ def add_efficiency(row, law):
         teff, ahead = mlte / tokens, mlte - tokens
         row |= {'mlte': mlte, 'teff': teff, 'teff_low': teff / factor, 'teff_high': teff * factor,
                 'head_start': ahead, 'tau': ahead / (row['others'] or math.nan)}
+        if row.get('epochs', 0) > 1:
+            row['teff_unique'] = teff * row['epochs']
     if inside:
         row |= {'extrapolated': 'no', 'shown': {'mlte': round(mlte), 'head_start': round(ahead)}}
         return ''
     bound = f'> {law.unit / tokens:.2f}' if mlte > law.unit else f'< {law.shortest / tokens:.2f}'
-    blank = dict.fromkeys(('mlte', 'head_start', 'teff_low', 'teff_high', 'tau'), '')
+    blank = dict.fromkeys('mlte head_start teff_low teff_high teff_unique tau'.split(), '')
     row |= {'extrapolated': 'yes', 'shown': blank | {'teff': bound}}
     return 'extrapolated' if mlte < math.inf else f'below the limit of the law, {1 / law.c:.4g}'
 

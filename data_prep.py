@@ -1,11 +1,8 @@
 """
-Text in, token ids and languages out.
+Text in, token ids and languages out. A corpus is tokenised once, for all languages made of it.
 
     python data_prep.py config/cloned_90_10.py             # the dataset of a config
     python data_prep.py --vocab_size=512 --dataset=small   # of the novels in corpora/
-
-A corpus is tokenised once, whatever languages are made of it. A clone is a row of vocab_map that
-is applied when a batch is read: ten clones of 16,384 pieces have more ids than uint16 holds.
 
     data/en-<hash>/train.bin, test.bin    uint16: base ids, every document ended by eod
     data/en-<hash>/tokenizer.model        SentencePiece, or a .tiktoken file of ranks
@@ -20,7 +17,6 @@ import glob
 import gzip
 import hashlib
 import importlib
-import io
 import json
 import lzma
 import math
@@ -68,14 +64,12 @@ def short_hash(value, digits=16):
 
 @contextlib.contextmanager
 def new_folder(path, meta=None, overwrite=False):
-    """Yield a temporary folder that is renamed to path, with meta (the caller may still fill it),
-    sizes and checksums in meta.json. Of two processes that do so at once, the first to end wins."""
+    """Yield a temporary folder that becomes `path`, with meta (the caller may still fill it), sizes
+    and checksums in meta.json. Of two processes that do so at once, the first to end wins."""
     prefix = f'.{path.name}.{os.uname().nodename}.'
     for leftover in path.parent.glob(f'{glob.escape(prefix)}*'):
         try:
-            os.kill(int(leftover.name.removeprefix(prefix)), 0)  # does the process still run?
-        except PermissionError:
-            pass  # it does, as another user's
+            os.getpgid(int(leftover.name.removeprefix(prefix)))  # does its process still run?
         except ProcessLookupError:
             shutil.rmtree(leftover, ignore_errors=True)
     partial = path.with_name(f'{prefix}{os.getpid()}')
@@ -98,8 +92,8 @@ def new_folder(path, meta=None, overwrite=False):
 
 def read_meta(folder, remedy, verify=True):
     """meta.json of a folder whose files are unchanged: in size and, with verify, by checksum."""
-    meta = config.read_json(folder / 'meta.json', remedy) or {}
     with reading(folder, remedy):
+        meta = json.loads((folder / 'meta.json').read_text())
         if (version := meta.get('format_version')) != FORMAT_VERSION:
             raise ValueError(f'its format is {version}, not {FORMAT_VERSION}')
         if meta.pop('checksum') != short_hash(meta):
@@ -114,6 +108,8 @@ def read_meta(folder, remedy, verify=True):
 
 KINDS = '.txt, .jsonl, .tar (plain, .gz, .xz, .zst) or .parquet'
 HUB = 'hf:DATASET[@REVISION][:FIELD[:SUBSET[:SPLIT]]]'
+ZSTD = 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'
+DECOMPRESS = {'.gz': gzip.open, '.xz': lzma.open, '.zst': lambda f: require(ZSTD, '.zst').open(f)}
 
 def require(package, user, install=''):
     """An optional package, or a line that says how to install it."""
@@ -122,45 +118,39 @@ def require(package, user, install=''):
     except ImportError:
         sys.exit(f'{user} needs a package: pip install {install or package}')
 
-ZSTD = 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'
-DECOMPRESS = {'.gz': gzip.open, '.xz': lzma.open,
-              '.zst': lambda file: require(ZSTD, '.zst').open(file)}
-
 def kind_of(name):
     """'a/b.jsonl.gz' -> ('.jsonl', '.gz'): what a file holds, and its compression."""
     stem, suffix = os.path.splitext(str(name).lower().replace('.tgz', '.tar.gz'))
     return (os.path.splitext(stem)[1], suffix) if suffix in DECOMPRESS else (suffix, '')
 
 def find_files(source):
-    """GLOB[:FIELD] -> what identifies its text, [source, [[path, size, time], ...]], and the field.
-    Files are of the working directory or else of the repository; a hub data set is [source]."""
+    """GLOB[:FIELD] -> what identifies its text, [source, [[path, size, time], ...]]. Files are of
+    the working directory or else of the repository; a hub data set is [source]."""
     if source.startswith('hf:'):
-        return [source], ''
-    before, _, after = source.rpartition(':')
-    for pattern, field in (source, 'text'), (before, after):
-        for folder in '', glob.escape(os.path.dirname(os.path.abspath(__file__))):
-            path = os.path.join(folder, os.path.expanduser(pattern))
-            paths = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
-            for path in paths:
-                if kind_of(path)[0] not in ('.txt', '.jsonl', '.tar', '.parquet'):
-                    sys.exit(f'{path}: must be {KINDS}; narrow the glob {pattern!r}')
-            if stats := [(path, os.stat(path)) for path in paths]:
-                return [source, [[path, s.st_size, s.st_mtime_ns] for path, s in stats]], field
+        return [source]
+    pattern = os.path.expanduser(source.partition(':')[0])
+    for folder in '', glob.escape(os.path.dirname(os.path.abspath(__file__))):
+        paths, files = glob.glob(os.path.join(folder, pattern), recursive=True), []
+        for path in sorted(filter(os.path.isfile, paths)):
+            if kind_of(path)[0] not in ('.txt', '.jsonl', '.tar', '.parquet'):
+                sys.exit(f'{path}: must be {KINDS}; narrow the glob {pattern!r}')
+            files.append([path, os.path.getsize(path), os.stat(path).st_mtime_ns])
+        if files:
+            return [source, files]
     sys.exit(f'corpus source {source!r}: no such file; must be a glob of {KINDS} files, or {HUB}')
 
-def texts_of(rows, field, where):
-    """The text in a field of every row, JSON or a dictionary; a dot leads into a nested one."""
+def texts_of(rows, field, name):
+    """The text in a field of every row, a dictionary or its JSON; a dot leads into a nested one."""
     for number, row in enumerate(rows, 1):
         if row == b'':
             continue
-        with reading(f'{where} {number}', f'it must be an object with text in its field {field!r}'):
+        with reading(f'{name} {number}', f'it must be an object with text in its field {field!r}'):
             value = json.loads(row) if isinstance(row, bytes) else row
             for key in [field] if field in value else field.split('.'):
                 if key not in value:
                     raise ValueError(f'its fields are {", ".join(value)}')
                 value = value[key]
-            text = (value or '').encode('utf-8', 'ignore').decode()  # without lone surrogates
-        yield text
+            yield (value or '').encode('utf-8', 'ignore').decode()  # without lone surrogates
 
 def documents_in(file, name, field):
     """The documents of an open file: a whole .txt, the lines of a .jsonl, the rows of a .parquet;
@@ -176,14 +166,13 @@ def documents_in(file, name, field):
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from texts_of(rows, field, f'{name}, row')
     else:
-        archive, skipped = tarfile.open(fileobj=file, mode='r|'), 0  # nothing is unpacked to disk
-        for member in archive:
+        tar, skipped = tarfile.open(fileobj=file, mode='r|'), 0  # nothing is unpacked to disk
+        for member in tar:
             visible = member.isfile() and not os.path.basename(member.name).startswith('.')
             if visible and kind_of(member.name)[0] in ('.txt', '.jsonl'):
-                content = archive.extractfile(member)
-                yield from documents_in(content, f'{name}, {member.name}', field)
-            else:
-                skipped += visible
+                yield from documents_in(tar.extractfile(member), f'{name}, {member.name}', field)
+            elif visible:
+                skipped += 1
         if skipped:
             print(f'note: {name} has {skipped:,} files that are neither .txt nor .jsonl: not read')
 
@@ -198,10 +187,10 @@ def documents(source):
                                     split=split or 'train', streaming=True)
             yield from texts_of(rows, field or 'text', f'{source}, row')
         return
-    (_, files), field = find_files(source)
+    _, files = find_files(source)
     for path, *_ in files:
         with reading(path, 'it must be complete, and text in UTF-8'), open(path, 'rb') as file:
-            yield from documents_in(file, path, field)
+            yield from documents_in(file, path, source.partition(':')[2] or 'text')
 
 def split_documents(source, cfg):
     """('train', 'test' or 'dropped', document) for every document. Cleaned text has single spaces,
@@ -225,36 +214,12 @@ def split_documents(source, cfg):
 
 # ---- tokenizers: files, .model of SentencePiece or .tiktoken -----------------
 
-def train_tokenizer(sources, cfg):
-    """A SentencePiece BPE of equal amounts of the sources' training text -> the bytes of its file.
-    Bytes spell what has no piece; decoding restores all text but U+2581, its sign for a blank."""
-    import sentencepiece
-    model, lines = io.BytesIO(), []
-    for source in sources:
-        n_bytes = TOKENIZER_BYTES // len(sources)
-        for part, text in split_documents(source, cfg):
-            if part == 'train':
-                n_bytes -= len(text.encode())
-                lines += [line for line in text.split('\n') if line.strip()]
-            if n_bytes <= 0:
-                break
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, model_type='bpe',
-            vocab_size=cfg.vocab_size, unk_id=0, eos_id=1, bos_id=-1, pad_id=-1, byte_fallback=True,
-            character_coverage=0.9995, normalization_rule_name='identity', add_dummy_prefix=False,
-            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True,
-            max_sentence_length=1 << 20, minloglevel=2)
-    except RuntimeError as e:
-        reason = str(e).split('] ')[-1].strip() or 'too little text'
-        sys.exit(f'vocab_size {cfg.vocab_size} does not fit the text: {reason}')
-    return model.getvalue()
-
 def tokenizer_file(corpus, cfg):
-    """The tokenizer of a corpus: given, tiktoken's, or trained, unless that has been done."""
+    """The tokenizer of a corpus: a given file, tiktoken's, or a SentencePiece BPE of equal amounts
+    of the training text of the corpora that use it, trained if it is missing. Bytes spell what has
+    no piece; decoding restores all text but U+2581, its sign for a blank."""
     kind, _, name = cfg.tokenizer.partition(':')
     if kind.endswith('.model') or os.path.isfile(name):
-        load_tokenizer(name or kind)  # refuse another file before anything is read
         return Path(name or kind)
     if kind == 'tiktoken':
         import tiktoken
@@ -267,16 +232,36 @@ def tokenizer_file(corpus, cfg):
     corpora = list(cfg.corpora) if kind == 'shared' else [corpus]
     sources = [cfg.corpora[name] for name in corpora]
     key = [cfg.vocab_size, cfg.test_frac, cfg.data_seed, cfg.min_chars]
-    folder = DATA / f'tokenizer-{short_hash(key + [find_files(source)[0] for source in sources])}'
-    if not folder.exists():
-        print(f'{", ".join(corpora)}: training a BPE of {cfg.vocab_size:,} pieces', flush=True)
-        with new_folder(folder) as partial:
-            (partial / 'bpe.model').write_bytes(train_tokenizer(sources, cfg))
+    folder = DATA / f'tokenizer-{short_hash(key + [*map(find_files, sources)])}'
+    if folder.exists():
+        return folder / 'bpe.model'
+    import sentencepiece
+    print(f'{", ".join(corpora)}: training a BPE of {cfg.vocab_size:,} pieces', flush=True)
+    lines = []
+    for source in sources:
+        n_bytes = TOKENIZER_BYTES // len(sources)
+        for part, text in split_documents(source, cfg):
+            if part == 'train':
+                n_bytes -= len(text.encode())
+                lines += [line for line in text.split('\n') if line.strip()]
+            if n_bytes <= 0:
+                break
+    with new_folder(folder) as partial, open(partial / 'bpe.model', 'wb') as model:
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines), model_writer=model, model_type='bpe',
+                vocab_size=cfg.vocab_size, unk_id=0, eos_id=1, bos_id=-1, pad_id=-1,
+                byte_fallback=True, character_coverage=0.9995, normalization_rule_name='identity',
+                add_dummy_prefix=False, remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True, max_sentence_length=1 << 20, minloglevel=2)
+        except (RuntimeError, ValueError) as e:
+            reason = str(e).split('] ')[-1].strip() or 'too little text'
+            sys.exit(f'vocab_size {cfg.vocab_size} does not fit the text: {reason}')
     return folder / 'bpe.model'
 
 def load_tokenizer(path):
-    """A tokenizer file -> encode (text -> ids), encode_batch (texts, num_threads=n -> their ids),
-    decode, pieces (the string of every id), eod (the id that ends a document), unk (or None)."""
+    """A tokenizer file -> its path, encode (text -> ids), encode_batch (texts, num_threads=n ->
+    their ids), decode, pieces (the string of every id), eod (the id that ends a document), unk."""
     if str(path).endswith('.model'):
         import sentencepiece
         with reading(f'tokenizer {path}', 'it must be a SentencePiece model that has </s>'):
@@ -296,95 +281,18 @@ def load_tokenizer(path):
             bpe = tiktoken.Encoding('ranks', pat_str=r50k_pat_str, mergeable_ranks=ranks,
                                     special_tokens={pieces[-1]: eod})
         encode, batch = bpe.encode_ordinary, bpe.encode_ordinary_batch
-    return SimpleNamespace(encode=encode, encode_batch=batch, decode=bpe.decode, pieces=pieces,
-                           eod=eod, unk=unk)
-
-# ---- a corpus: text -> train.bin, test.bin -----------------------------------
-
-def tokenise(corpus, cfg, tokenizer, enough, folder):
-    """Write train.bin, test.bin and counts.npy to a folder -> counts for its meta."""
-    source, V = cfg.corpora[corpus], len(tokenizer.pieces)
-    n, counts = Counter(dropped_documents=0, test_altered=0, test_unknown=0), np.zeros(V, int)
-    least_test_bytes = HUB_TEST_BYTES if source.startswith('hf:') else 1
-    documents, batch = split_documents(source, cfg), [None]
-    with (open(folder / 'train.bin', 'wb') as train, open(folder / 'test.bin', 'wb') as test,
-          tqdm(desc=f'{corpus}: tokenising', unit='B', unit_scale=True, disable=None) as bar):
-        while batch:
-            batch, size = [], 0
-            for document in documents:  # the next few MB, for several threads
-                batch.append(document)
-                size += len(document[1])
-                if size >= 4_000_000:
-                    break
-            all_ids = tokenizer.encode_batch([text for _, text in batch],
-                                             num_threads=cfg.num_workers or os.cpu_count())
-            for (part, text), ids in zip(batch, all_ids):
-                bar.update(n_bytes := len(text.encode()))
-                n[f'{part}_documents'] += 1
-                if part == 'dropped' or part == 'train' and n['train_tokens'] >= enough:
-                    continue
-                ids = np.array([*ids, tokenizer.eod], np.uint16)
-                n[f'{part}_tokens'] += len(ids)
-                n[f'{part}_bytes'] += n_bytes
-                if part == 'train':
-                    train.write(ids)
-                    counts += np.bincount(ids, minlength=V)
-                else:
-                    test.write(ids)
-                    n['test_unknown'] += int(np.count_nonzero(ids == tokenizer.unk))
-                    n['test_altered'] += tokenizer.decode(ids[:-1].tolist()) != text
-                if n['train_tokens'] >= enough and n['test_bytes'] >= least_test_bytes:
-                    documents.close()  # so the next batch is empty
-                    break
-    np.save(folder / 'counts.npy', counts)
-    return n
-
-def prepare_corpus(corpus, cfg, enough):
-    """The folder of a corpus with at least `enough` training tokens, or all; made if missing."""
-    source, file = cfg.corpora[corpus], tokenizer_file(corpus, cfg)
-    fingerprint, _ = find_files(source)
-    key = [FORMAT_VERSION, fingerprint, short_hash(file, 64), cfg.test_frac, cfg.data_seed,
-           cfg.min_chars, cfg.max_tokens]
-    name = f'{corpus}-{short_hash(key)}'
-    if source.startswith('hf:'):  # a folder with more tokens will do
-        sizes = [int(path.name.rpartition('-')[2]) for path in DATA.glob(f'{name}-*')]
-        name += f'-{min((n for n in sizes if n >= enough), default=enough)}'
-    if (folder := DATA / name).exists():
-        return folder
-    tokenizer = load_tokenizer(file)
-    if (V := len(tokenizer.pieces)) > 2 ** 16:
-        sys.exit(f'tokenizer {cfg.tokenizer} has {V:,} pieces, 16 bits hold 65,536')
-    with new_folder(folder, meta := {}) as partial:
-        shutil.copyfile(file, partial / (copy := f'tokenizer{file.suffix}'))
-        n = tokenise(corpus, cfg, tokenizer, enough, partial)
-        print(f'{corpus}:', ', '.join(f'{key} {value:,}' for key, value in sorted(n.items())))
-        kept, dropped = n['train_documents'] + n['test_documents'], n['dropped_documents']
-        if not n['train_tokens'] or not n['test_tokens']:
-            sys.exit(f'corpus {corpus!r}: {source} has {kept} documents of at least min_chars = '
-                     f'{cfg.min_chars} characters ({dropped:,} are shorter), two are needed. A .txt'
-                     ' is one document, a .jsonl one a line')
-        meta.update(n, vocab_size=V, eod=tokenizer.eod, tokenizer=copy, fingerprint=fingerprint)
-    if dropped > 0.1 * (kept + dropped):
-        print(f'note: {dropped:,} documents of {corpus} have fewer than min_chars = '
-              f'{cfg.min_chars} characters: dropped, {kept:,} kept')
-    if n['test_unknown'] or n['test_altered']:
-        print(f'note: the tokenizer of {corpus} has no piece for {n["test_unknown"]:,} of the test '
-              f'tokens, and decoding alters {n["test_altered"]:,} of the test documents')
-    return folder
+    return SimpleNamespace(path=path, encode=encode, encode_batch=batch, decode=bpe.decode,
+                           pieces=pieces, eod=eod, unk=unk)
 
 # ---- languages ---------------------------------------------------------------
 
 def check_languages(cfg):
     """Refuse languages, corpora and schedules that do not fit together."""
-    try:
+    with reading('languages or schedule', 'it must be a list of (name, corpus), (start, (p, ...))'):
         names, corpora = zip(*[(str(name), str(corpus)) for name, corpus in cfg.languages])
         starts, ps = zip(*[(float(start), np.array(p, float)) for start, p in cfg.schedule])
-    except (TypeError, ValueError, OverflowError):
-        sys.exit('languages must be a list of (name, corpus), schedule of (start, (p, p, ...)), '
-                 f'not {cfg.languages}, {cfg.schedule}')
     rules = {
-        'languages must have different names': len(set(names)) == len(names),
-        'languages must number at most 256': len(names) <= 256,  # their IDs are stored in 8 bits
+        'languages must have different names, at most 256': len(set(names)) == len(names) <= 256,
         'languages must cover every corpus and no others': set(corpora) == set(cfg.corpora),
         'corpora must have plain names': all(re.fullmatch(r'[\w-]+', name) for name in corpora),
         'corpora must have strings as sources': {str} == set(map(type, cfg.corpora.values())),
@@ -394,8 +302,14 @@ def check_languages(cfg):
         'dataset must be a plain name': re.fullmatch(r'[\w-][\w.-]*', cfg.dataset),
         "tokenizer must be 'sentencepiece', 'shared', FILE.model or 'tiktoken:NAME_OR_FILE'":
             re.fullmatch(r'sentencepiece|shared|.*\.model|tiktoken:.+', cfg.tokenizer),
-        "vocab must be 'disjoint' or 'anchored'": cfg.vocab in ('disjoint', 'anchored'),
+        "vocab must be 'disjoint', 'anchored' or a file of pieces, one a line":
+            cfg.vocab in ('disjoint', 'anchored') or os.path.isfile(cfg.vocab),
+        'own_tokens must give languages a number of tokens, block_size at least': all(
+            name in names and isinstance(n, (int, float)) and n >= cfg.block_size
+            for name, n in cfg.own_tokens.items()),
         'anchor_frac must be at most 1': cfg.anchor_frac <= 1,
+        'anchor_frac must be 0 without clones, or where vocab is a file': not cfg.anchor_frac or (
+            len(names) > len(cfg.corpora) and not os.path.isfile(cfg.vocab)),
         'test_frac must be above 0 and at most 0.5': 0 < cfg.test_frac <= 0.5,
         'block_size must be at least 1': cfg.block_size >= 1}
     for rule, holds in rules.items():
@@ -409,25 +323,28 @@ def marginals(schedule):
 
 def vocabulary_map(languages, pieces, cfg):
     """int32 (n_languages, widest base vocabulary): base id -> model id, -1 beyond a corpus's ids.
-    pieces: corpus -> the string of every base id. Every language has model ids of its own, without
-    gaps, but a clone shares anchor_frac of the pieces with its original (paper D.1), and equal
-    pieces of two corpora share one id if vocab is 'anchored' (paper D.2)."""
+    pieces: corpus -> the string of every base id. Languages share no model ids, but a clone has
+    those of anchor_frac of its pieces (paper D.1), equal pieces share one if 'anchored' (D.2); a
+    file lists the pieces that all share instead."""
     vocab_map = np.full((len(languages), max(map(len, pieces.values()))), -1, np.int32)
-    original, id_of, n_ids = {}, {}, 0  # a corpus's first row; a piece's first model id
+    original, id_of, listed = {}, {}, None  # a corpus's first row; a piece's first model id
+    if cfg.vocab not in ('disjoint', 'anchored'):
+        with reading(cfg.vocab, 'it must be UTF-8, one piece a line'):
+            listed = set(Path(cfg.vocab).read_text('utf-8').splitlines())
     for row, (_, corpus) in zip(vocab_map, languages):
         V = len(pieces[corpus])
-        if corpus in original:
+        if listed is not None:
+            row[:V] = [id_of.get(p, -1) if p in listed else -1 for p in pieces[corpus]]
+        elif corpus in original:
             rng = np.random.default_rng([cfg.data_seed, cfg.anchor_seed])
             anchors = rng.permutation(V)[:round(cfg.anchor_frac * V)]
             row[anchors] = original[corpus][anchors]
         elif cfg.vocab == 'anchored' or cfg.tokenizer == 'shared':
             row[:V] = [id_of.get(piece, -1) for piece in pieces[corpus]]
         new = np.flatnonzero(row[:V] < 0)
-        row[new] = n_ids + np.arange(len(new))
-        n_ids += len(new)
+        row[new] = vocab_map.max() + 1 + np.arange(len(new))
         original.setdefault(corpus, row)
-        for piece, i in zip(pieces[corpus], row.tolist()):
-            id_of.setdefault(piece, i)
+        id_of = dict(zip(pieces[corpus], row.tolist())) | id_of
     return vocab_map
 
 def language_ids(cfg, n_sequences):
@@ -444,11 +361,61 @@ def language_ids(cfg, n_sequences):
 
 # ---- dataset: written here, read by train.py and analyze.py ------------------
 
+def tokenise(corpus, cfg, tokenizer, enough, folder):
+    """Write train.bin, test.bin, counts.npy and the tokenizer to a folder -> meta of the corpus."""
+    source, V = cfg.corpora[corpus], len(tokenizer.pieces)
+    if V > 2 ** 16:
+        sys.exit(f'tokenizer {cfg.tokenizer} has {V:,} pieces, 16 bits hold 65,536')
+    n, counts = Counter(dropped_documents=0, test_altered=0, test_unknown=0), np.zeros(V, int)
+    least_test_bytes = HUB_TEST_BYTES if source.startswith('hf:') else 1
+    documents, batch = iter(tqdm(split_documents(source, cfg), corpus, disable=None)), [None]
+    with open(folder / 'train.bin', 'wb') as train, open(folder / 'test.bin', 'wb') as test:
+        while batch:
+            batch, size = [], 0
+            while size < 4_000_000 and (document := next(documents, None)):  # for several threads
+                batch.append(document)
+                size += len(document[1])
+            all_ids = tokenizer.encode_batch([text for _, text in batch],
+                                             num_threads=cfg.num_workers or os.cpu_count())
+            for (part, text), ids in zip(batch, all_ids):
+                n[f'{part}_documents'] += 1
+                if part == 'dropped' or part == 'train' and n['train_tokens'] >= enough:
+                    continue
+                ids = np.array([*ids, tokenizer.eod], np.uint16)
+                n[f'{part}_tokens'] += len(ids)
+                n[f'{part}_bytes'] += len(text.encode())
+                if part == 'train':
+                    train.write(ids)
+                    counts += np.bincount(ids, minlength=V)
+                else:
+                    test.write(ids)
+                    n['test_unknown'] += int(np.count_nonzero(ids == tokenizer.unk))
+                    n['test_altered'] += tokenizer.decode(ids[:-1].tolist()) != text
+                if n['train_tokens'] >= enough and n['test_bytes'] >= least_test_bytes:
+                    documents.close()  # so the next batch is empty
+                    break
+    print(f'{corpus}:', ', '.join(f'{key} {value:,}' for key, value in sorted(n.items())))
+    kept, dropped = n['train_documents'] + n['test_documents'], n['dropped_documents']
+    if not n['train_tokens'] or not n['test_tokens']:
+        sys.exit(f'{source} has {kept} documents of at least min_chars = {cfg.min_chars} characters'
+                 f' ({dropped:,} are shorter), two are needed: a .txt is one, a .jsonl one a line')
+    if dropped > 0.1 * (kept + dropped):
+        print(f'note: {dropped:,} documents of {corpus} have fewer than min_chars = '
+              f'{cfg.min_chars} characters: dropped, {kept:,} kept')
+    if n['test_unknown'] or n['test_altered']:
+        print(f'note: the tokenizer of {corpus} has no piece for {n["test_unknown"]:,} of the test '
+              f'tokens, and decoding alters {n["test_altered"]:,} of the test documents')
+    np.save(folder / 'counts.npy', counts)
+    copy = shutil.copyfile(tokenizer.path, folder / f'tokenizer{tokenizer.path.suffix}')
+    return {**n, 'vocab_size': V, 'eod': tokenizer.eod, 'tokenizer': copy.name}
+
 def data_settings(cfg):
     """The settings that a dataset depends on, as JSON has them; of the schedule, its marginals."""
     keys = ('corpora', 'languages', 'tokenizer', 'vocab_size', 'vocab', 'anchor_frac',
             'anchor_seed', 'block_size', 'test_frac', 'min_chars', 'max_tokens', 'data_seed')
     settings = {key: getattr(cfg, key) for key in keys}
+    if os.path.isfile(cfg.vocab):
+        settings['vocab'] = [cfg.vocab, short_hash(Path(cfg.vocab))]
     settings['p_language'] = [round(float(p), 9) for p in marginals(cfg.schedule)]
     return json.loads(json.dumps(settings))
 
@@ -460,15 +427,25 @@ def prepare(cfg, overwrite=False):
         Dataset(cfg)
         return print(f'{path} already exists (--overwrite rebuilds it)')
     for corpus, source in cfg.corpora.items():
-        enough = cfg.max_tokens or math.inf
+        tokenizer = load_tokenizer(tokenizer_file(corpus, cfg))
+        fingerprint = find_files(source)
+        key = [FORMAT_VERSION, fingerprint, short_hash(tokenizer.path, 64), cfg.test_frac,
+               cfg.data_seed, cfg.min_chars, cfg.max_tokens]
+        folder, enough = DATA / f'{corpus}-{short_hash(key)}', cfg.max_tokens or math.inf
         if source.startswith('hf:'):  # what a run reads, and 2%, as it draws languages at random
-            p = sum(share[i] for i, (_, name) in enumerate(cfg.languages) if name == corpus)
+            p = sum(q for q, (_, name) in zip(share, cfg.languages) if name == corpus)
             run = 1.02 * p * cfg.max_iters * cfg.batch_size * cfg.block_size
             enough = min(enough, math.ceil(run))
-        folder = prepare_corpus(corpus, cfg, enough)
+            sizes = [int(made.name.rpartition('-')[2]) for made in DATA.glob(f'{folder.name}-*')]
+            size = min((n for n in sizes if n >= enough), default=enough)  # more tokens will do
+            folder = DATA / f'{folder.name}-{size}'
+        if not folder.exists():
+            with new_folder(folder, meta := {}) as partial:
+                meta |= tokenise(corpus, cfg, tokenizer, enough, partial)
+                meta['fingerprint'] = fingerprint
         meta = read_meta(folder, f'remove {folder}, and it is made again')
         corpora[corpus] = {'folder': folder.name, 'tokens': int(min(meta['train_tokens'], enough))}
-        pieces[corpus] = load_tokenizer(folder / meta['tokenizer']).pieces
+        pieces[corpus] = tokenizer.pieces
     n_sequences = [(corpus['tokens'] - 1) // cfg.block_size for corpus in corpora.values()]
     meta = {'settings': data_settings(cfg), 'corpora': corpora}
     with new_folder(path, meta, overwrite) as partial:
@@ -481,6 +458,14 @@ def prepare(cfg, overwrite=False):
         if shared.any():
             print(f'{name} shares {shared.sum():,} of {len(shared):,} pieces with {data.names[0]}: '
                   f'{counts[shared].sum() / counts.sum():.2%} of its training tokens')
+
+def note_changes(source, fingerprint, path):
+    """Say so if the files of a corpus are not those that it was made of, as their sizes tell."""
+    with contextlib.suppress(SystemExit):  # the text may be gone: its tokens are in the dataset
+        now = find_files(source)
+        if [size for _, size, _ in sum(now[1:], [])] != [n for _, n, _ in sum(fingerprint[1:], [])]:
+            print(f'note: {source} has changed since {path} was made: data_prep.py --overwrite '
+                  'reads it again')
 
 class Dataset:
     """data/<dataset>/, if it is undamaged and made with the settings cfg. vocab_map: (n_languages,
@@ -503,6 +488,8 @@ class Dataset:
             for name, made in meta['corpora'].items():
                 folder, n = DATA / made['folder'], (made['tokens'] - 1) // cfg.block_size
                 corpora[name] = corpus = read_meta(folder, f'remove {folder}, and {again}', verify)
+                if verify:
+                    note_changes(cfg.corpora[name], corpus['fingerprint'], path)
                 corpus['train'] = np.memmap(folder / 'train.bin', np.uint16, 'r')[:made['tokens']]
                 corpus['test'] = np.memmap(folder / 'test.bin', np.uint16, 'r')
                 corpus['counts'] = np.load(folder / 'counts.npy')
@@ -512,15 +499,13 @@ class Dataset:
         self.corpora = [corpora[corpus] for _, corpus in cfg.languages]
         self.starts = [np.flatnonzero(corpus['lang_ids'] == language) * cfg.block_size
                        for language, corpus in enumerate(self.corpora)]
+        for name, tokens in cfg.own_tokens.items():
+            language = self.names.index(name)
+            self.starts[language] = self.starts[language][:int(tokens) // cfg.block_size]
         # equal on every machine: a tokenizer's file names the version of its library
         files = [meta['files'][name] for name in ('train_lang.bin', 'vocab_map.npy')]
         self.checksum = short_hash(files + [corpus['files'][name] for corpus in self.corpora
                                             for name in ('train.bin', 'test.bin')])
-
-    def vocabulary(self):
-        """Equal for two datasets whose model ids mean the same, language by language."""
-        pieces = [load_tokenizer(corpus['tokenizer']).pieces for corpus in self.corpora]
-        return short_hash([self.vocab_map.tolist(), pieces])
 
     def windows(self, part, starts, languages, inputs=None):
         """Inputs and targets, int64 (B, block_size), in model ids, from (B,) starts in the train or

@@ -106,7 +106,7 @@ def check(cfg):
     out_dir = Path(cfg.out_dir)
     if not cfg.overwrite and any([*out_dir.glob('config.json'), *out_dir.glob('ckpt*.pt')]):
         sys.exit(f'{out_dir} holds a run: choose another --out_dir, or --overwrite this one')
-    for key in 'init_from', 'log_to', 'keep_checkpoints':
+    for key in 'init_from', 'log_to', 'keep_checkpoints', 'codeswitch':
         if getattr(cfg, key):
             sys.exit(f'word2vec has no {key}: leave it out')
     train.check(cfg, 1)

@@ -83,6 +83,8 @@ def columns_of(cfg, all_data=None, model='gpt'):
         vocab = 'shared'
     if cfg.anchor_frac and different < n:
         vocab = f'{cfg.anchor_frac:g} anchors'
+    if cfg.codeswitch:
+        vocab = f'{cfg.codeswitch:g} switched'
     steady = n == 2 and len(cfg.schedule) == 1
     tags = {kind: True, vocab: True, schedule: True, 'whole': 0.99 < data < 1.01, 'steady': steady,
             'even': n == 2 and math.isclose(marginals(cfg.schedule)[1], 0.5)}

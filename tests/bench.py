@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from conftest import manual, script, write_text
+from conftest import manual, write_text
 from torch.nn import functional as F
 
 import analyze
-from data_prep import load_tokenizer
+import config
+import data_prep
 from model import GPT, GPTConfig
 
 GPU = torch.cuda.is_available()
@@ -42,16 +43,11 @@ def seconds(*functions, rounds=5):
             of_function.append(time.perf_counter() - start)
     return [statistics.median(of_function[1:]) for of_function in times]  # the first warms up
 
-def timed(name, *args):
-    """Run a script -> seconds."""
-    start = time.perf_counter()
-    if (result := script(name, *args)).status:
-        sys.exit(f'bench: {name}: {result.err[-500:]}')
-    return time.perf_counter() - start
-
-def step_of(model, optimizer, loss_of, shape, sequences, device='cpu', clip=0.0):
+def step_of(model, loss_of, shape, sequences, optimizer=None, clip=0.0):
     """A function that makes a training step on random tokens."""
-    x, y = torch.randint(shape['vocab_size'], (2, sequences, shape['block_size']), device=device)
+    size, device = (2, sequences, shape['block_size']), next(model.parameters()).device
+    x, y = torch.randint(shape['vocab_size'], size, device=device)
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), fused=True)
 
     def step():
         loss_of(x, y).backward()
@@ -63,20 +59,21 @@ def step_of(model, optimizer, loss_of, shape, sequences, device='cpu', clip=0.0)
 
 def nanogpt_step(folder):
     """A training step of nanoGPT, its model.py in folder, with the settings of its train.py."""
-    module = SimpleNamespace(**runpy.run_path(str(Path(folder, 'model.py'))))
+    module = runpy.run_path(str(Path(folder, 'model.py')))
     with contextlib.redirect_stdout(None):
-        model = module.GPT(module.GPTConfig(**SMALL, dropout=0.0, bias=True))
+        model = module['GPT'](module['GPTConfig'](**SMALL, dropout=0.0, bias=True))
         optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), 'cpu')
-    return step_of(model, optimizer, lambda x, y: model(x, y)[1], SMALL, 16, clip=1.0)
+    return step_of(model, lambda x, y: model(x, y)[1], SMALL, 16, optimizer, clip=1.0)
 
 def train_cpu(args):
-    model = GPT(GPTConfig(**SMALL))
-    ours = step_of(model, torch.optim.Adam(model.parameters(), fused=True), model, SMALL, 16)
-    (a, b), threads = torch.randn(2, 1024, 1024), torch.get_num_threads()
-    others = [nanogpt_step(args.nanogpt)] if args.nanogpt else []
+    model, threads = GPT(GPTConfig(**SMALL)), torch.get_num_threads()
+    a, b = torch.randn(2, 1024, 1024)
+    steps = [step_of(model, model, SMALL, 16)]
+    if args.nanogpt:
+        steps.append(nanogpt_step(args.nanogpt))
     for number in sorted({1, threads}):
         torch.set_num_threads(number)
-        t, matmul, *theirs = seconds(ours, lambda: a @ b, *others, rounds=25)
+        matmul, t, *theirs = seconds(lambda: a @ b, *steps, rounds=25)
         speed, possible = 16 * 128 / t, 2 * 1024 ** 3 / matmul / model.flops_per_token()
         print(f'train_cpu: 4x128, 16 x 128 tokens, {number} threads: {speed:,.0f} tokens/s, '
               f'{speed / possible:.0%} of what matrix products allow (goal 75%)',
@@ -88,12 +85,8 @@ def train_gpu(args):
         torch.cuda.reset_peak_memory_stats()
         shape = {'block_size': 512, 'vocab_size': 16384 * clones, 'n_embd': 768, 'n_head': 12}
         model = GPT(GPTConfig(**shape)).cuda()
-        optimizer, compiled = torch.optim.Adam(model.parameters(), fused=True), torch.compile(model)
-
-        @torch.autocast('cuda', torch.bfloat16)
-        def loss_of(x, y):
-            return compiled(x, y)
-        t, = seconds(step_of(model, optimizer, loss_of, shape, 32, 'cuda'), rounds=10)
+        loss_of = torch.autocast('cuda', torch.bfloat16)(torch.compile(model))
+        t, = seconds(step_of(model, loss_of, shape, 32), rounds=10)
         speed, peak = 32 * 512 / t, torch.cuda.max_memory_allocated() / 2 ** 30
         print(f'train_gpu: 12x768, 32 x 512 tokens, {clones} x 16,384 ids: {speed:,.0f} tokens/s, '
               f'{speed * model.flops_per_token() / 989e12:.0%} of 989 TFLOP/s (goal 50%), 1.2B '
@@ -106,47 +99,50 @@ def ppl(args):
                           autocast=contextlib.nullcontext)
     ids = np.random.default_rng(0).integers(16384, size=512 + 128 * (windows - 1) + 1)
 
+    @torch.no_grad()
     def one_by_one():
-        with torch.no_grad():
-            for start in range(0, 128 * windows, 128):
-                x = torch.from_numpy(ids[None, start:start + 513]).to(run.device)
-                F.cross_entropy(run.model(x[:, :-1])[0, 384:], x[0, 385:]).item()
+        for start in range(0, 128 * windows, 128):
+            x = torch.from_numpy(ids[None, start:start + 513]).to(device)
+            F.cross_entropy(model(x[:, :-1])[0, 384:], x[0, 385:]).item()
     ours, plain = seconds(lambda: analyze.sliding_window(run, ids, 128, 32), one_by_one, rounds=2)
     speed = 128 * windows / ours
-    print(f'ppl: 12x768, {run.device}: {speed:,.0f} scored tokens/s, {plain / ours:.2f}x one '
+    print(f'ppl: 12x768, {device}: {speed:,.0f} scored tokens/s, {plain / ours:.2f}x one '
           f'window at a time; 11M tokens in {11e6 / speed / 60:.0f} min')
 
 def data(args):
     text = '\n'.join(manual())
     starts = [i * 997 % (len(text) - 100_000) for i in range(400)]
     texts = [text[start:start + 100_000] for start in starts]  # 40 MB
+
+    def prepare(name, files, *settings):
+        """Prepare a data set of these files -> seconds."""
+        settings = [f'--dataset={name}', f"--corpora={{'en': 'text/{files}.txt'}}", *settings]
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(None):
+            data_prep.prepare(config.load(settings))
+        return time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         write_text(Path('text'), texts)
-        timed('data_prep.py', "--corpora={'en': 'text/0?.txt'}", '--vocab_size=4000')
+        prepare('first', '0?', '--vocab_size=4000')
         model, = Path('data').glob('tokenizer-*/bpe.model')
-        encode = load_tokenizer(model.rename('t.model')).encode
+        encode = data_prep.load_tokenizer(model.rename('t.model')).encode
         t, = seconds(lambda: [encode(text) for text in texts[:100]], rounds=1)
-        times = [timed('data_prep.py', f"--corpora={{'en': 'text/{files}.txt'}}",
-                       '--tokenizer=t.model', f'--dataset=of_{len(files)}')
-                 for files in ('[0-3]?', '*')]
-    speed = 36 / (times[1] - times[0])  # of 40 MB and 4 MB: without the start of Python
+        small = prepare('small', '[0-3]?', '--tokenizer=t.model')
+        large = prepare('large', '*', '--tokenizer=t.model')
+    speed = 36 / (large - small)  # of 40 MB and 4 MB: without what both need
     print(f'data: SentencePiece encodes {10 / t:.1f} MB/s on one thread, data_prep.py {speed:.1f} '
           f'on {os.cpu_count()} cores')
 
-def main():
-    functions = train_cpu, *([train_gpu] * GPU), ppl, data
-    by_name = {function.__name__: function for function in functions}
+if __name__ == '__main__':
+    rows = {row.__name__: row for row in (train_cpu, *[train_gpu] * GPU, ppl, data)}
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('names', nargs='*', choices=[[], *by_name])
+    parser.add_argument('names', nargs='*', choices=[[], *rows])
     parser.add_argument('--nanogpt', metavar='DIR', help='a checkout of nanoGPT')
     args = parser.parse_args()
     gpu = torch.cuda.get_device_name() if GPU else 'no GPU'
     print(f'{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, '
           f'{torch.get_num_threads()} threads; torch {torch.__version__}; {gpu}', flush=True)
-    for name in args.names or by_name:
+    for name in args.names or rows:
         torch.manual_seed(0)
-        by_name[name](args)
-
-if __name__ == '__main__':
-    main()
+        rows[name](args)

@@ -47,8 +47,9 @@ def run(*command, **options):
 
 def command(name, *args, processes=1):
     """The command line that runs a script in one or more processes."""
-    torchrun = f'-m torch.distributed.run --standalone --nproc_per_node={processes}'.split()
-    return [sys.executable, *torchrun[:4 * (processes > 1)], ROOT / name, *args]
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
+                '--signals-to-handle=SIGTERM,SIGINT,SIGUSR1']
+    return [sys.executable, *(torchrun if processes > 1 else []), ROOT / name, *args]
 
 def script(name, *args, processes=1, **options):
     """Run one of the scripts."""

@@ -42,20 +42,19 @@ from extras import eltec, glue
 
 # ---- kills
 
-RUN = dict(**CLONES, max_iters=150, checkpoint_interval=10, eval_interval=50, log_interval=7)
-MEASURES = [['ppl', 'out/a', '--device=cpu'], 'alignment out/a --sequences=20 --device=cpu'.split()]
-# stage: what it needs, what it makes, the seconds in which it writes that, its commands
+RUN = dict(**CLONES, max_iters=150, checkpoint_interval=10, eval_interval=50, log_interval=7,
+           out_dir='out/a')
+MEASURES = 'ppl out/a --device=cpu', 'alignment out/a --sequences=20 --device=cpu'
+# stage: what it lacks, what it makes, the seconds in which it writes that, its commands
 STAGES = {
-    'preparation': (['text'], 'data', 0.4, [command('data_prep.py', *arguments(**RUN))]),
-    'training': (['text', 'data'], ('out/a/ckpt', 'out/a/log'), 3,
-                 [command('train.py', *arguments(**RUN, out_dir='out/a'))]),
-    'analysis': (['text', 'data', 'out'], 'out', 0.01,
-                 [command('analyze.py', *args) for args in MEASURES])}
+    'preparation': (['data', 'out'], 'data', 0.4, [command('data_prep.py', *arguments(**RUN))]),
+    'training': (['out'], ('out/a/ckpt', 'out/a/log'), 3, [command('train.py', *arguments(**RUN))]),
+    'analysis': ([], 'out', 0.01, [command('analyze.py', *args.split()) for args in MEASURES])}
 
 def files(folder):
     """What commands leave, {path: content}, of a checkpoint its tensors."""
     contents = {}
-    for path in sorted(folder.rglob('*')):
+    for path in folder.rglob('*'):
         name = str(path.relative_to(folder))
         if path.is_file() and not re.search(r'^text|^data/\.|\.lock$|\.partial$', name):
             contents[name] = path.read_bytes()
@@ -81,12 +80,11 @@ def one_kill(seed, folder, undisturbed, whole):
     """A kill and the same command again -> (stage, list of differences)."""
     draw = random.Random(seed)
     stage = draw.choices(list(STAGES), (3, 5, 3))[0]
-    needs, makes, seconds, runs = STAGES[stage]
+    lacks, makes, seconds, runs = STAGES[stage]
     which, killed = draw.randrange(len(runs)), False
     while not killed:  # the command may be quicker than its killer
         shutil.rmtree(folder, ignore_errors=True)
-        for name in needs:
-            shutil.copytree(undisturbed / name, folder / name)
+        shutil.copytree(undisturbed, folder, ignore=lambda *_: lacks)
         if stage == 'analysis' and draw.random() < 0.5:  # else the old one is replaced
             (folder / 'out/a' / ('results.json', 'alignment.json')[which]).unlink()
         killed = kill_at_random(folder, runs[which], seconds, draw)
@@ -105,13 +103,14 @@ def one_kill(seed, folder, undisturbed, whole):
 
 def run_kills(n, seed):
     """n kills -> number of differences."""
+    stages, differences = Counter(), []
     with tempfile.TemporaryDirectory() as place:
-        undisturbed, stages, differences = Path(place, 'undisturbed'), Counter(), []
+        undisturbed = Path(place, 'undisturbed')
         write_text(undisturbed / 'text', conftest.manual())
         with contextlib.chdir(undisturbed), contextlib.redirect_stdout(None):
-            trained(**RUN, out_dir='out/a')
+            trained(**RUN)
             for args in MEASURES:
-                analyze.main(args)
+                analyze.main(args.split())
         whole = files(undisturbed)
         for i in range(seed, seed + n):
             stage, lines = one_kill(i, Path(place, 'disturbed'), undisturbed, whole)
@@ -178,39 +177,40 @@ def lay_out():
     cfg, run, (corpus,) = settings(**clones), analyze.load_run('out/a'), Path('data').glob('en-*')
     documents = lambda path: list(data_prep.split_documents(str(path), cfg))
     tokenizer = lambda path: data_prep.load_tokenizer(path).encode('some text')
+    datasets = lambda path: [data_prep.Dataset(cfg, verify) for verify in (False, True)]
     task = lambda path: glue.read_task(path, path.parent.name)
     teff = lambda path: analyze.main(['teff', *runs])
+    table = lambda path: analyze.main(['teff', f'--runs={path}'])
+    aligned = lambda path: analyze.parallel_lines(run, [0, 1], True, [str(path)])
 
     def log(path):
         shutil.copyfile('ckpt_6.pt', 'out/a/ckpt.pt')
         trained(**clones)
     text = Path('text/00.txt').read_bytes()[:3000]
-    lines = [json.dumps({'text': part}).encode() for part in text.decode().split('\n\n')]
+    lines = b'\n'.join(json.dumps({'text': part}).encode() for part in text.decode().split('\n\n'))
     two = tar({'a.txt': text, 'b.txt.gz': gzip.compress(text)})
     ranks = [base64.b64encode(bytes([i])) + b' %d\n' % i for i in range(256)]
-    table = [b'm%d,g,en,EN,%d,%d,mono' % (i, 10 ** i, 100 - 9 * i) for i in range(1, 6)]
+    rows = [b'm%d,g,en,EN,%d,%d,mono\n' % (i, 10 ** i, 100 - 9 * i) for i in range(1, 6)]
     tei = b'<TEI xmlns="http://www.tei-c.org/ns/1.0"><body><p>A <hi>b</hi></p></body></TEI>'
-    new = {  # path: content, reader
-        'text.txt': (text, documents), 'text.txt.gz': (gzip.compress(text), documents),
-        'text.jsonl': (b'\n'.join(lines), documents), 'text.tar': (two, documents),
-        'text.jsonl.xz': (lzma.compress(b'\n'.join(lines)), documents),
-        'text.tgz': (gzip.compress(two), documents), 'ranks.tiktoken': (b''.join(ranks), tokenizer),
-        'one.model': ((corpus / 'tokenizer.model').read_bytes(), tokenizer),
-        'tei.xml': (tei, lambda path: eltec.tei_text(path.read_bytes(), path)),
-        'lines.en': (text, lambda path: analyze.parallel_lines(run, [0, 1], True, [str(path)])),
-        'runs.csv': (b'\n'.join([b'run,model,corpus,language,tokens,ppl,role', *table]),
-                     lambda path: analyze.main(['teff', f'--runs={path}'])),
-        'sst2/train.tsv': (b'sentence\tlabel\na "good film\t1\nbad\t0\n', task),
-        'rte/dev.tsv': (b'sentence1\tsentence2\tlabel\na\tb\tentailment\n', task)}
-    for name, (content, _) in new.items():
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_bytes(content)
-    return {name: reader for name, (_, reader) in new.items()} | {
-        **{str(path): lambda path: [data_prep.Dataset(cfg, verify) for verify in (False, True)]
-           for path in [*corpus.iterdir(), *Path('data/clones').iterdir()]},
+    readers = {path: datasets for path in [*corpus.iterdir(), *Path('data/clones').iterdir()]} | {
         'out/a/ckpt.pt': lambda path: analyze.load_run('out/a', 'cpu'),
         'out/a/config.json': lambda path: train.check(cfg, 1),
         'out/a/results.json': teff, 'out/a/alignment.json': teff, 'out/a/log.jsonl': log}
+    for name, reader, content in (
+            ('text.txt', documents, text), ('text.txt.gz', documents, gzip.compress(text)),
+            ('text.jsonl', documents, lines), ('text.jsonl.xz', documents, lzma.compress(lines)),
+            ('text.tar', documents, two), ('text.tgz', documents, gzip.compress(two)),
+            ('ranks.tiktoken', tokenizer, b''.join(ranks)),
+            ('one.model', tokenizer, (corpus / 'tokenizer.model').read_bytes()),
+            ('tei.xml', lambda path: eltec.tei_text(path.read_bytes(), path), tei),
+            ('lines.en', aligned, text),
+            ('runs.csv', table, b''.join([b'run,model,corpus,language,tokens,ppl,role\n', *rows])),
+            ('sst2/train.tsv', task, b'sentence\tlabel\na "good film\t1\nbad\t0\n'),
+            ('rte/dev.tsv', task, b'sentence1\tsentence2\tlabel\na\tb\tentailment\n')):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(content)
+        readers[name] = reader
+    return {str(path): reader for path, reader in readers.items()}
 
 def attempt(read, path):
     try:
@@ -246,9 +246,8 @@ def run_inputs(n, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--kills', type=int, default=0, help='how many')
-    parser.add_argument('--inputs', type=int, default=0, help='damaged files of every kind')
-    parser.add_argument('--seed', type=int, default=0)
+    for option in '--kills', '--inputs', '--seed':
+        parser.add_argument(option, type=int, default=0)
     args = parser.parse_args()
     wrong = run_kills(args.kills, args.seed) if args.kills else 0
     wrong += run_inputs(args.inputs, args.seed) if args.inputs else 0

@@ -227,6 +227,13 @@ def test_one_law_gives_the_authors_teffs_and_those_of_the_papers_tables_1_and_3(
         least, most = (law.tokens(float(value['PPL']) + e) / tokens for e in (0.05, -0.05))
         assert least - 0.005 < float(value['TEff']) < most + 0.005, (vocab, schedule, n)  # rounded
 
+def test_a_run_that_repeats_its_text_is_measured_by_the_law_but_not_in_it(alone):
+    rows = [scored(n, n, known_ppl(n)) for n in (200_000, 400_000, 600_000, 1_000_000)]
+    rows.append(scored('again', 400_000, known_ppl(300_000), own_tokens={'L1': 200_000}))
+    law, = token_efficiency(rows)[0].values()
+    assert law.n == 4 and rows[-1]['role'] == 'repeat'
+    assert (rows[-1]['teff'], rows[-1]['teff_unique']) == approx((0.75, 1.5), rel=1e-3)
+
 def test_interval_holds_the_truth_in_95_of_100_laws():
     x, true, inside = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1]), 0.3, 0
     for noise in np.random.default_rng(0).normal(0, 2e-4, (200, len(x))):
@@ -281,6 +288,8 @@ def test_teff_beyond_the_runs_is_a_bound_and_a_table_that_teff_wrote_gives_the_s
         assert (row['mlpe'] == '') == (n < 200_000) and row['step_ppl'] == step_ppl
         assert row['gain'] == (step_ppl and 1 - row['ppl'] / step_ppl)
         assert ('below the limit of the law, 12.5' in row['remark']) == (name == 'limit')
+        if teff:  # every text is read twice
+            assert row['teff_unique'] == approx(2 * row['teff'])
         for key, unit in ('head_start', 1), ('tau', 1_000_000):
             assert row[key] == (teff and approx((teff - 1) * n / unit, rel=1e-3))
             assert (shown[key] == '') == (mark != 'no')

@@ -129,8 +129,7 @@ def test_a_bad_source_is_refused_and_leaves_nothing_half_made(source, content, s
 
 @pytest.mark.parametrize('tokenizer', ['one.model', 'tiktoken:one.tiktoken'])
 def test_a_tokenizer_that_exists_is_lossless_and_taken_as_it_is(tokenizer, alone, documents):
-    model = data_prep.train_tokenizer(['text/*.txt'], settings(vocab_size=500))
-    Path('one.model').write_bytes(model)
+    shutil.copyfile(data_prep.tokenizer_file('en', settings(vocab_size=500)), 'one.model')
     write_bpe(alone / 'one.tiktoken', [*BYTES, b'th', b' th', b' the'])
     file = tokenizer.removeprefix('tiktoken:')
     bpe, dataset = load_tokenizer(file), prepared(tokenizer=tokenizer)
@@ -226,7 +225,10 @@ def test_of_two_preparations_at_once_one_good_copy_remains_and_nothing_of_a_kill
 
 @pytest.mark.parametrize('changes, says', [
     ({'schedule': [0.5]}, 'must be a list'), ({'languages': []}, 'must be a list'),
-    ({'languages': [(f'EN{i}', 'en') for i in range(257)]}, 'must number at most 256'),
+    ({'own_tokens': {'FR': 1e6}}, 'own_tokens must'), ({'own_tokens': {'EN1': 9}}, 'own_tokens'),
+    ({'languages': [('EN', 'en')], 'schedule': [(0.0, (1.0,))], 'anchor_frac': 0.1},
+     'anchor_frac must be 0 without clones'), ({'vocab': 'no/file'}, 'or a file'),
+    ({'languages': [(f'EN{i}', 'en') for i in range(257)]}, 'different names, at most 256'),
     ({'languages': 2 * [('EN1', 'en')]}, 'different names'), ({'anchor_frac': 1.5}, 'anchor_frac'),
     ({'languages': [('EN1', 'en'), ('FR', 'fr')]}, 'every corpus and no others'),
     ({'corpora': {'en': 'x', 'fr': 'x'}}, 'every corpus and no others'),
@@ -264,6 +266,29 @@ def test_any_vocabulary_map_is_compact_and_shares_what_it_should_and_nothing_els
             elif number < len(pieces):  # two corpora: equal pieces or none
                 equal = {(i, j) for i, j in places if pieces[corpus][i] == pieces[its_corpus][j]}
                 assert pairs == (equal if vocab == 'anchored' else set())
+
+def test_a_file_lists_the_pieces_that_corpora_and_clones_share(alone):
+    Path('pieces').write_text('b\nc\nz\n')
+    cfg = settings(vocab='pieces', languages=[('L0', 'en'), ('L1', 'fr'), ('L2', 'en')])
+    pieces = {'en': ['a', 'b', 'c'], 'fr': ['c', 'a', 'b', 'd']}
+    vocab_map = data_prep.vocabulary_map(cfg.languages, pieces, cfg)
+    assert vocab_map.tolist() == [[0, 1, 2, -1], [2, 3, 1, 4], [5, 1, 2, -1]]
+
+def test_a_language_repeats_the_tokens_it_has_and_a_text_that_has_changed_is_noted(
+        alone, documents, capsys):
+    write_text(alone / 'own', documents[:20])
+    clones = CLONES | {'corpora': {'en': 'own/*.txt'}}
+    whole = prepared(**clones)
+    few = Dataset(settings(**clones, own_tokens={'EN2': 640}))
+    assert np.array_equal(few.starts[0], whole.starts[0])
+    assert np.array_equal(few.starts[1], whole.starts[1][:20])
+    assert 'has changed' not in capsys.readouterr().out
+    Path('own/03.txt').write_text(documents[3] + '!')
+    Dataset(settings(**clones))
+    assert 'own/*.txt has changed since data/clones was made' in capsys.readouterr().out
+    shutil.rmtree('own')
+    Dataset(settings(**clones))
+    assert capsys.readouterr().out == ''
 
 def test_languages_over_two_corpora_share_ids_but_each_reads_its_own_text(alone, documents):
     write_text(alone / 'up', map(str.upper, documents[:20]))
@@ -304,7 +329,7 @@ def test_ten_clones_do_not_wrap_uint16(alone):
     ('tiny/train_lang.bin', b'\0', b'!', 'data/tiny .*train_lang.bin has changed'),
     ('tiny/meta.json', b'": 32', b'": 31', 'meta.json has changed'),
     ('tiny/meta.json', b'version": 3', b'version": 2', 'its format is 2, not 3.*--overwrite'),
-    ('tiny/meta.json', b'}', b'', 'tiny/meta.json cannot be read .*: rebuild it with data_prep.py'),
+    ('tiny/meta.json', b'}', b'', 'data/tiny cannot be read .JSON.*: rebuild it with data_prep.py'),
     ('en-*/test.bin', b'\0', b'!', 'test.bin has changed .*remove data/en-'),
     ('en-*/counts.npy', b'\0', b'!', 'counts.npy has changed')])
 def test_data_that_are_damaged_or_of_an_old_format_are_refused(name, old, new, says, bytewise):

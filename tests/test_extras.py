@@ -28,7 +28,7 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 def call(module, *argv, **overrides):
     """Run a command; overrides: settings for word2vec, tiny ones by default."""
-    options = arguments(**overrides) if module is word2vec else []
+    options = arguments(**overrides | {'codeswitch': 0.0}) if module is word2vec else []
     module.main(module.parse([*options, *map(str, argv)]))
 
 def write_sst2(folder):
@@ -86,6 +86,7 @@ def in_extra(extra, monkeypatch):
     (glue, 'extra/cloned --data . --patience=0', '--patience must be at least 1, not 0'),
     (word2vec, '--out_dir=extra/cloned', 'holds a run: choose another --out_dir, or --overwrite'),
     (word2vec, '--out_dir=x --init_from=extra/cloned', 'word2vec has no init_from'),
+    (word2vec, '--out_dir=x --codeswitch=0.1', 'word2vec has no codeswitch'),
     (word2vec, '--out_dir=x --learning_rate=9e18', 'loss is .* at step .*lower learning_rate'),
     (eltec, f'eng --out={ROOT}/corpora/eltec-eng.tar.xz', 'eltec-eng.tar.xz already exists'),
     (eltec, 'english', "language 'english': ELTeC has cze, deu, eng")])

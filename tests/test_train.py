@@ -195,15 +195,42 @@ def test_a_language_that_will_be_read_more_than_once_is_announced_first(here, ca
     before, note, after = capsys.readouterr().out.partition('note: EN1 has ')
     assert 'step 1/' not in before and 'step 1/' in after
     seen = log_of('out/epochs')[-2]['tokens_seen']['EN1']
-    assert f'tokens, which this run reads {seen / 32 / n:.2f} times' in after and seen > 45 * n
+    expected = float(re.search(r'tokens, which this run reads (\S+) times', after)[1])
+    assert expected == pytest.approx(seen / 32 / n, abs=0.1) and seen > 45 * n
+    assert 'note: no step' not in before and 'warm-up' not in before
+
+def test_stages_warm_up_and_languages_that_a_run_will_hardly_see_are_announced(here, capsys):
+    schedule = [(0.0, (0.99, 0.01)), (0.01, (1.0, 0.0)), (0.02, (1.0, 0.0))]
+    few = {'dataset': 'few', 'schedule': schedule, 'max_iters': 4, 'warmup_iters': 4}
+    trained(**CLONES | few, out_dir='out/few')
+    notes = capsys.readouterr().out
+    assert 'only 0.0 sequences of EN2 are to be expected, perhaps none' in notes
+    assert 'no step reaches 1 of 3 stages' in notes and 'within its warm-up of 4 steps' in notes
+
+def test_weight_decay_and_clipping_are_torchs_own_and_zero_leaves_adam(here, monkeypatch):
+    trained(out_dir='out/adam')
+    first, weights = train.new_model(settings(), 400), load('out/adam/ckpt.pt')['model']
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim, 'AdamW', lambda groups, weight_decay, **options: (
+            torch.optim.Adam([p for group in groups for p in group['params']], **options)))
+        trained(out_dir='out/plain')
+    assert same(load('out/plain/ckpt.pt')['model'], weights)
+    still = {'learning_rate': 1e-9, 'min_lr': 1e-9, 'warmup_iters': 0}  # the decay alone is seen
+    trained(**still, weight_decay=1e8, max_iters=3, grad_clip=0.5, out_dir='out/decay')
+    decayed = load('out/decay/ckpt.pt')['model']
+    for name, p in first.named_parameters():
+        left = 0.9 ** 3 if p.dim() > 1 else 1
+        torch.testing.assert_close(decayed[name], left * p.detach(), atol=1e-6, rtol=1e-4)
+    norms = [line['grad_norm'] for line in log_of('out/decay') if 'loss' in line]
+    assert len(norms) == 3 and min(norms) > 0.5  # before clipping
+    assert 'grad_norm' not in log_of('out/adam')[0]
 
 NEW = {'out_dir': 'out/b', 'dataset': 'new', 'corpora': {'en': 'no/such/text'}}
 
 @pytest.mark.parametrize('change, says', [
-    ({'n_embd': 64}, 'holds a run with n_embd = 32, not 64'),
+    ({'n_embd': 64}, 'config.json has n_embd = 32, not 64'),
     ({'out_dir': 'out/b', 'block_size': 16}, 'made with block_size = 32'),
     (NEW, "corpus source 'no/such/text'"),  # all that follows is told before any corpus is read
-    (NEW | {'micro_batch_size': 3}, 'batch_size must be a multiple of micro_batch_size'),
     (NEW | {'n_embd': 31}, 'n_embd must be a multiple'), (NEW | {'dtype': 'float16'}, 'dtype must'),
     (NEW | {'n_layer': 0}, 'n_layer must be'), (NEW | {'max_iters': 0}, 'max_iters must be'),
     (NEW | {'device': 'tpu'}, "'tpu' is not avail"), (NEW | {'compile': 'yes'}, 'compile must be'),
