@@ -82,13 +82,14 @@ def columns_of(cfg, all_data=None, model='gpt'):
     if cfg.tokenizer == 'shared':
         vocab = 'shared'
     if cfg.anchor_frac and different < n:
-        vocab = f'{cfg.anchor_frac:g} anchors'
+        vocab = f'{100 * cfg.anchor_frac:g}% shared'
     if cfg.codeswitch:
-        vocab = f'{cfg.codeswitch:g} switched'
+        vocab = f'{100 * cfg.codeswitch:g}% switched'
     steady = n == 2 and len(cfg.schedule) == 1
     tags = {kind: True, vocab: True, schedule: True, 'whole': 0.99 < data < 1.01, 'steady': steady,
             'even': n == 2 and math.isclose(marginals(cfg.schedule)[1], 0.5)}
-    same = vars(cfg).keys() - train.FREE - {'seed', 'dataset'} | {'dtype'}  # over seeds
+    seeds = {'seed', 'anchor_seed', 'dataset'}
+    same = vars(cfg).keys() - train.FREE - seeds | {'dtype'}
     settings = [(key, getattr(cfg, key)) for key in sorted(same)]
     return {
         'kind': kind, 'pieces': cfg.vocab_size, 'dtype': cfg.dtype, 'corpora': ' '.join(corpora),
@@ -169,7 +170,7 @@ def measurements(run, all_data, paper):
     return long
 
 def over_seeds(rows):
-    """The rows of a long table that differ in the seed alone, as one: mean, lowest and highest
+    """The rows of a long table that differ in their seeds alone, as one: mean, lowest and highest
     value, and all of it as text."""
     groups, grouped = defaultdict(list), []
     for row in sorted(rows, key=itemgetter('seed')):
