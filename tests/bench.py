@@ -3,6 +3,7 @@ Benchmarks: a figure beside its goal. Nothing is asserted; what is compared is t
 
     python tests/bench.py                    # all, under five minutes on 2 idle cores
     python tests/bench.py train_cpu ppl      # some
+    python tests/bench.py gpu                # on a machine with a GPU, some four minutes
     python tests/bench.py train_cpu --nanogpt DIR    # beside a clone of github.com/karpathy/nanoGPT
 """
 import argparse
@@ -20,15 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from conftest import manual, write_text
+from conftest import ROOT, manual, run, write_text
 from torch.nn import functional as F
 
 import analyze
 import config
 import data_prep
+import train
 from model import GPT, GPTConfig
 
 GPU = torch.cuda.is_available()
+DEVICE = 'cuda' if GPU else 'cpu'
 SMALL = {'block_size': 128, 'vocab_size': 4096, 'n_layer': 4, 'n_embd': 128, 'n_head': 4}
 
 def seconds(*functions, rounds=5):
@@ -79,21 +82,40 @@ def train_cpu(args):
               f'{speed / possible:.0%} of what matrix products allow (goal 75%)',
               *(f'; {their / t:.2f}x nanoGPT (goal 1.3x)' for their in theirs))
 
-def train_gpu(args):
+def gpu(args):
     torch.set_float32_matmul_precision('high')
-    for clones in 2, 10:
-        torch.cuda.reset_peak_memory_stats()
-        shape = {'block_size': 512, 'vocab_size': 16384 * clones, 'n_embd': 768, 'n_head': 12}
-        model = GPT(GPTConfig(**shape)).cuda()
-        loss_of = torch.autocast('cuda', torch.bfloat16)(torch.compile(model))
-        t, = seconds(step_of(model, loss_of, shape, 32), rounds=10)
-        speed, peak = 32 * 512 / t, torch.cuda.max_memory_allocated() / 2 ** 30
-        print(f'train_gpu: 12x768, 32 x 512 tokens, {clones} x 16,384 ids: {speed:,.0f} tokens/s, '
-              f'{speed * model.flops_per_token() / 989e12:.0%} of 989 TFLOP/s (goal 50%), 1.2B '
-              f'tokens in {2e7 / speed:.0f} min (goal 30), {peak:.1f} GiB (goal 24)')
+    for size, clones, sequences in ('mini', 2, 128), ('small', 2, 64), ('small', 10, 32), (
+            'medium', 2, 32):
+        cfg = config.load([str(ROOT / 'config' / f'{size}.py')] if size != 'small' else [])
+        shape = {key: getattr(cfg, key) for key in train.SHAPE} | {'vocab_size': 16384 * clones}
+        for mode in 'eager', 'compiled':
+            torch.cuda.reset_peak_memory_stats()
+            model = GPT(GPTConfig(**shape)).to(DEVICE)
+            if mode == 'compiled':
+                model.compile()
+            step = step_of(model, torch.autocast(DEVICE, torch.bfloat16)(model), shape, sequences)
+            start = time.perf_counter()
+            step()
+            torch.cuda.synchronize()
+            first, (t,) = time.perf_counter() - start, seconds(step, rounds=10)
+            speed, peak = sequences * 512 / t, torch.cuda.max_memory_allocated() / 2 ** 30
+            print(f'gpu: {size}, {clones} clones, {sequences} x 512 tokens, {mode}: {speed:,.0f} '
+                  f'tokens/s, {speed * model.flops_per_token() / 989e12:.0%} of 989 TFLOP/s, '
+                  f'{peak:.1f} GiB, first step {first:.0f} s', flush=True)
+    settings = ('--dataset=bench --vocab_size=16384 --corpora={"en":"corpora/eltec-eng.tar.xz"} '
+                '--max_iters=60 --eval_iters=2 --out_dir=out/bench').split()
+    with tempfile.TemporaryDirectory() as folder:
+        for script, *options in ('train.py', ROOT / 'config/cloned_90_10.py', *settings), (
+                'analyze.py', 'ppl', 'out/bench'), ('analyze.py', 'alignment', 'out/bench'):
+            start = time.perf_counter()
+            end = run(sys.executable, ROOT / script, *options, cwd=folder)
+            lines = (end.out if end.status == 0 else end.err).splitlines()
+            print(f'gpu: {script} {options[0]}: status {end.status}, '
+                  f'{time.perf_counter() - start:.0f} s:', *lines[-4:], sep='\n    ', flush=True)
 
 def ppl(args):
-    device, windows = 'cuda' if GPU else 'cpu', 400 if GPU else 6
+    device, windows = DEVICE, 400 if GPU else 6
+    torch.set_float32_matmul_precision('highest')  # as analyze.py scores
     model = GPT(GPTConfig()).to(device).eval()
     run = SimpleNamespace(model=model, cfg=model.config, device=device,
                           autocast=contextlib.nullcontext)
@@ -134,7 +156,7 @@ def data(args):
           f'on {os.cpu_count()} cores')
 
 if __name__ == '__main__':
-    rows = {row.__name__: row for row in (train_cpu, *[train_gpu] * GPU, ppl, data)}
+    rows = {row.__name__: row for row in (train_cpu, *[gpu] * GPU, ppl, data)}
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('names', nargs='*', choices=[[], *rows])
