@@ -71,7 +71,10 @@ class Word2Vec(nn.Module):
         depend on the seed (ints) alone."""
         places = (np.arange(self.POOL) + np.random.default_rng(seed).random(self.POOL)) / self.POOL
         ids = np.searchsorted(self.noise, places * self.noise[-1], 'right')
-        self.negatives.copy_(torch.from_numpy(ids.clip(max=len(self.noise) - 1)))
+        ids = torch.from_numpy(ids.clip(max=len(self.noise) - 1))
+        if self.negatives.is_cuda:
+            ids = ids.pin_memory()  # so that the CPU need not wait
+        self.negatives.copy_(ids, non_blocking=True)
 
     def forward(self, idx, targets):
         """Token ids (B, T), the ids that follow them (B, T) -> mean loss per pair, in nats."""
