@@ -15,6 +15,7 @@ import config
 
 # the columns that a table of runs must have, and those that teff adds
 COLUMNS = 'run model corpus language tokens ppl role'.split()
+# the first two are read, not computed
 ADDED = ('exposure trigram_ppl mlpe mlte head_start teff teff_low teff_high teff_unique '
          'extrapolated tau step_ppl gain remark').split()
 
@@ -49,7 +50,7 @@ def parse(argv=None):
     return args
 
 if __name__ == '__main__':  # before torch is imported: --help is instant
-    config.run(parse)
+    config.run(parse)  # main parses again
 
 import contextlib
 import csv
@@ -160,7 +161,7 @@ NGRAM_TOKENS = 1 << 27  # n-grams of more tokens are not counted: their sorting 
 
 def sliding_window(run, ids, stride, batch_size, name=''):
     """Score a text, ids (N,) int64, at the last `stride` positions of windows of block_size tokens:
-    every token after the first context once -> their loss in nats, summed, and their number."""
+    every token but the first context, and one, once -> their loss in nats, summed; their number."""
     window, nats, n = run.cfg.block_size, 0.0, 0
     context = window - stride
     starts = np.arange(0, max(0, len(ids) - 1 - context), stride)
@@ -216,7 +217,7 @@ def score(run, language, stride, batch_size):
     result = {
         'corpus': corpus, 'test_text': hashlib.sha256(base.tobytes()).hexdigest()[:16],
         'ppl': math.exp(loss), 'loss': loss, 'scored_tokens': n,
-        'exposure': seen / max(1, np.count_nonzero(meta['counts'])),
+        'exposure': seen / max(1, np.count_nonzero(meta['counts'])),  # per id that occurs
         'bigram_ppl': None, 'trigram_ppl': None,
         'bits_per_byte': loss / math.log(2) * meta['test_tokens'] / meta['test_bytes'],
         'epochs': seen / max(1, len(data.starts[language]) * window)}
@@ -321,13 +322,15 @@ def rows_of_csv(path):
             row |= {key: number(row.get(key) or None, 0) for key in FURTHER}
             if row['role'] not in ('mono', 'repeat', 'multi', 'step') or math.isnan(row['ppl']):
                 raise ValueError(f'line {line}: {row["ppl"]}, {row["role"]}')
-        for row in rows:  # of other languages; a table that teff wrote says it
+        for row in rows:  # others: read in other languages; teff's own tables have the column
             total = sum(other['tokens'] for other in rows if other['run'] == row['run'])
             row['others'] = int(number(row.get('others') or total - row['tokens']))
     return rows
 
 def rows_of_run(out_dir, args, finished=True):
-    """A row for each language that a run has seen, scored first if necessary."""
+    """A row for each language that a run has seen, scored first if necessary. role: 'mono', 'multi'
+    or 'repeat' (alone, with own_tokens), by fit_laws also 'step'; tokens and others: read in the
+    language and in all others; text: a hash of the test text."""
     if not os.path.lexists(f'{out_dir}/results.json'):
         ppl(out_dir, args)
     cfg, rows = settings_of(out_dir), []
@@ -340,13 +343,13 @@ def rows_of_run(out_dir, args, finished=True):
                      f'--stride={args.stride} scores it again')
         seen = {name: int(number(n, 0)) for name, n in results['tokens_seen'].items()}
         for name, corpus in cfg.languages:
-            language, others = results['languages'].get(name), sum(seen.values()) - seen[name]
-            if seen[name] and language:
-                rows.append({key: number(language.get(key), 0) for key in FURTHER} | {
+            scores, others = results['languages'].get(name), sum(seen.values()) - seen[name]
+            if seen[name] and scores:
+                rows.append({key: number(scores.get(key), 0) for key in FURTHER} | {
                     'run': str(out_dir), 'cfg': cfg, 'language': name, 'corpus': corpus,
                     'model': f'gpt-{cfg.n_layer}x{cfg.n_embd}', 'stride': stride,
                     'parameters': number(results['non_embedding_parameters'], 1),
-                    'text': str(language['test_text']), 'ppl': number(language['ppl'], 1, 1e30),
+                    'text': str(scores['test_text']), 'ppl': number(scores['ppl'], 1, 1e30),
                     'tokens': seen[name], 'others': others, 'steps': cfg.max_iters,
                     'role': 'multi' if others else 'repeat' if cfg.own_tokens else 'mono'})
     return rows
@@ -394,7 +397,7 @@ def fit_laws(rows):
             laws[key] = ScalingLaw([row['tokens'] for row in mono], [row['ppl'] for row in mono],
                                    f'monolingual runs of {key[0]} on {key[1]}')
             laws[key].runs = mono
-        except SystemExit as e:
+        except SystemExit as e:  # too few runs for a law, or no improvement
             reasons.append(str(e))
     return laws, reasons
 
@@ -422,7 +425,8 @@ def add_efficiency(row, law):
     return 'extrapolated' if mlte < math.inf else f'below the limit of the law, {1 / law.c:.4g}'
 
 def token_efficiency(rows):
-    """Add the columns ADDED to every row, in 'shown' what people see instead -> laws, notes."""
+    """Add the columns ADDED to every row -> laws, notes. law: which one it belongs to; unlike: why
+    it is not compared; shown: the cells that people see instead."""
     for row in rows:
         row.update(dict.fromkeys(ADDED[2:], math.nan), extrapolated='', unlike='', shown={},
                    law=(row['model'], row['corpus'], row.get('text', '')))
@@ -431,7 +435,7 @@ def token_efficiency(rows):
         remark = f'not compared: {row["unlike"]}' if row['unlike'] else ''
         if row['law'] in laws and not row['unlike']:
             remark = add_efficiency(row, laws[row['law']])
-        # step-matched runs on as many tokens, within 5%
+        # step-matched runs on as many tokens, within 5%; the mean of the seeds of the nearest
         steps = [(abs(step['tokens'] / row['tokens'] - 1), step['ppl']) for step in rows
                  if step['role'] == 'step' and step['law'] == row['law']
                  and step.get('steps') == row.get('steps')]
@@ -519,12 +523,12 @@ def load_pair(args):
 def parallel_lines(run, pair, clones, files):
     """Aligned text -> for every line, in both languages, its pieces and its model ids, int64 (n,).
     Clones need one file, two corpora one each."""
-    if len(files) < 2 - clones:
+    if len(files) < (1 if clones else 2):
         sys.exit('two corpora need two aligned files, clones one: --parallel a.en a.fr')
     sides = []
     for language, file in zip(pair, files[:1] * 2 if clones else files):
         with config.reading(file, 'it must be UTF-8, one sentence per line'), open(file, 'rb') as f:
-            text, = documents_in(f, f'lines.txt{kind_of(file)[1]}', '')
+            text, = documents_in(f, f'lines.txt{kind_of(file)[1]}', '')  # whatever it is called
         # only a line feed ends a line: str.splitlines() also splits within Europarl's lines
         lines = text.replace('\r\n', '\n').removesuffix('\n').split('\n')
         tokenizer = load_tokenizer(run.dataset.corpora[language]['tokenizer'])
@@ -620,7 +624,8 @@ def mean_cosine(a, b, by_position):
     return cosine[:, rows, columns].mean(1)
 
 def retrieval(a, b):
-    """The share of rows of a (n_layer, N, C) whose nearest in b is the same, by layer; chance."""
+    """The share of rows of a (n_layer, N, C) whose nearest row of b has the same index, by layer;
+    chance, 1 / N."""
     nearest = [(x @ y.T).argmax(1).cpu().numpy() for x, y in zip(a, b)]
     share = [float((rows == np.arange(len(rows))).mean()) for rows in nearest]
     return {'share': share, 'chance': 1 / a.size(1)}

@@ -36,7 +36,7 @@ import config
 from config import reading
 
 DATA = Path('data')
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 TOKENIZER_BYTES = 100_000_000  # of text to train a tokenizer on
 HUB_TEST_BYTES = 4_000_000     # of test text of a hub data set, however far training reads
 
@@ -194,11 +194,12 @@ def documents(source):
 
 def split_documents(source, cfg):
     """('train', 'test' or 'dropped', document) for every document. Cleaned text has single spaces,
-    none at the ends of lines, at most one empty line in a row. A random one of every 1 / test_frac
-    documents is held out, one of the first two included."""
+    none at either end of a line, at most one empty line in a row. A random one of every
+    1 / test_frac documents is held out, one of the first two included."""
     group = max(2, round(1 / cfg.test_frac))
     number, test_bytes = 0, HUB_TEST_BYTES if source.startswith('hf:') else math.inf  # to hold out
     for text in documents(source):
+        # [^\S\n]+ would do the same, but stop at every single blank
         text = re.sub(r'[^\S\n ][^\S\n]*| [^\S\n]+', ' ', text.removeprefix('\ufeff'))
         text = re.sub(r'\n{3,}', '\n\n', re.sub(r' ?\n ?', '\n', text)).strip()
         if '\0' in text:
@@ -291,7 +292,7 @@ def check_languages(cfg):
     with reading('languages or schedule', 'it must be a list of (name, corpus), (start, (p, ...))'):
         names, corpora = zip(*[(str(name), str(corpus)) for name, corpus in cfg.languages])
         starts, ps = zip(*[(float(start), np.array(p, float)) for start, p in cfg.schedule])
-    rules = {
+    rules = {  # the first word is the setting that the refusal shows
         'languages must have different names, at most 256': len(set(names)) == len(names) <= 256,
         'languages must cover every corpus and no others': set(corpora) == set(cfg.corpora),
         'corpora must have plain names': all(re.fullmatch(r'[\w-]+', name) for name in corpora),
@@ -324,8 +325,8 @@ def marginals(schedule):
 def vocabulary_map(languages, pieces, cfg):
     """int32 (n_languages, widest base vocabulary): base id -> model id, -1 beyond a corpus's ids.
     pieces: corpus -> the string of every base id. Languages share no model ids, but a clone has
-    those of anchor_frac of its pieces (paper D.1), equal pieces share one if 'anchored' (D.2); a
-    file lists the pieces that all share instead."""
+    those of anchor_frac of its pieces (paper D.1), and equal pieces share one if vocab is
+    'anchored' (D.2) or the tokenizer 'shared'; a file lists the pieces that all share instead."""
     vocab_map = np.full((len(languages), max(map(len, pieces.values()))), -1, np.int32)
     original, id_of, listed = {}, {}, None  # a corpus's first row; a piece's first model id
     if cfg.vocab not in ('disjoint', 'anchored'):
@@ -367,8 +368,9 @@ def tokenise(corpus, cfg, tokenizer, enough, folder):
     if V > 2 ** 16:
         sys.exit(f'tokenizer {cfg.tokenizer} has {V:,} pieces, 16 bits hold 65,536')
     n, counts = Counter(dropped_documents=0, test_altered=0, test_unknown=0), np.zeros(V, int)
-    least_test_bytes = HUB_TEST_BYTES if source.startswith('hf:') else 1
-    documents, batch = iter(tqdm(split_documents(source, cfg), corpus, disable=None)), [None]
+    least_test_bytes = HUB_TEST_BYTES if source.startswith('hf:') else math.inf  # all of a file's
+    documents = iter(tqdm(split_documents(source, cfg), corpus, disable=None))
+    batch = [None]  # so that the loop begins
     with open(folder / 'train.bin', 'wb') as train, open(folder / 'test.bin', 'wb') as test:
         while batch:
             batch, size = [], 0
@@ -378,8 +380,10 @@ def tokenise(corpus, cfg, tokenizer, enough, folder):
             all_ids = tokenizer.encode_batch([text for _, text in batch],
                                              num_threads=cfg.num_workers or os.cpu_count())
             for (part, text), ids in zip(batch, all_ids):
+                if part == 'train' and n['train_tokens'] >= enough:
+                    continue  # a hub data set is read on for its test text
                 n[f'{part}_documents'] += 1
-                if part == 'dropped' or part == 'train' and n['train_tokens'] >= enough:
+                if part == 'dropped':
                     continue
                 ids = np.array([*ids, tokenizer.eod], np.uint16)
                 n[f'{part}_tokens'] += len(ids)
@@ -440,9 +444,9 @@ def prepare(cfg, overwrite=False):
             size = min((n for n in sizes if n >= enough), default=enough)  # more tokens will do
             folder = DATA / f'{folder.name}-{size}'
         if not folder.exists():
-            with new_folder(folder, meta := {}) as partial:
-                meta |= tokenise(corpus, cfg, tokenizer, enough, partial)
-                meta['fingerprint'] = fingerprint
+            meta = {'fingerprint': fingerprint}
+            with new_folder(folder, meta) as partial:
+                meta.update(tokenise(corpus, cfg, tokenizer, enough, partial))  # then it is written
         meta = read_meta(folder, f'remove {folder}, and it is made again')
         corpora[corpus] = {'folder': folder.name, 'tokens': int(min(meta['train_tokens'], enough))}
         pieces[corpus] = tokenizer.pieces
@@ -469,8 +473,9 @@ def note_changes(source, fingerprint, path):
 
 class Dataset:
     """data/<dataset>/, if it is undamaged and made with the settings cfg. vocab_map: (n_languages,
-    V). Of every language, in the order of the IDs: names; starts of its training sequences;
-    corpora, the meta of its corpus with train and test (base ids) and their counts in train."""
+    V). Lists with an entry for each language: names; starts, where its sequences begin in train,
+    (n,); corpora, its corpus (clones have the same dictionary): what is in meta.json, train and
+    test (base ids, (N,) each), counts (V,) in train.bin, tokenizer (a path)."""
 
     def __init__(self, cfg, verify=True):
         path, again = DATA / cfg.dataset, 'rebuild it with data_prep.py --overwrite'
@@ -483,7 +488,7 @@ class Dataset:
                          f'another --dataset name, or {again}')
         with reading(path, again):
             self.block_size, self.vocab_map = cfg.block_size, np.load(path / 'vocab_map.npy')
-            self.vocab_size = int(self.vocab_map.max()) + 1
+            self.vocab_size = int(self.vocab_map.max()) + 1  # of model ids
             lang_ids, corpora = np.fromfile(path / 'train_lang.bin', np.uint8), {}
             for name, made in meta['corpora'].items():
                 folder, n = DATA / made['folder'], (made['tokens'] - 1) // cfg.block_size
@@ -502,7 +507,7 @@ class Dataset:
         for name, tokens in cfg.own_tokens.items():
             language = self.names.index(name)
             self.starts[language] = self.starts[language][:int(tokens) // cfg.block_size]
-        # equal on every machine: a tokenizer's file names the version of its library
+        # without the tokenizer, whose file names its library's version: equal on every machine
         files = [meta['files'][name] for name in ('train_lang.bin', 'vocab_map.npy')]
         self.checksum = short_hash(files + [corpus['files'][name] for corpus in self.corpora
                                             for name in ('train.bin', 'test.bin')])
@@ -520,7 +525,7 @@ class Dataset:
         """Where up to n windows start, spread evenly over the test text of a language."""
         available = (len(self.corpora[language]['test']) - 1) // self.block_size
         n = min(n, available)
-        return np.arange(n) * available // max(1, n) * self.block_size
+        return (np.arange(n) * available // max(1, n)) * self.block_size
 
 if __name__ == '__main__':
     cfg = config.load(sys.argv[1:], __doc__)

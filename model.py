@@ -29,8 +29,8 @@ CHUNK = 512  # rows of logits held at a time on a CPU: tuned to its cache
 GPU_LOGITS = 1 << 29  # logits held at a time on a GPU, 1 GiB in bfloat16: fewer, larger products
 
 def softmax_grad(logits, targets, n):
-    """Logits (rows, V) and targets (rows, 1) -> their summed cross-entropy, and its gradient / n;
-    None for n = 0."""
+    """Logits (rows, V), overwritten if float32, and targets (rows, 1) -> summed cross-entropy, and
+    its gradient / n; None for n = 0."""
     x = logits.float()
     x.sub_(x.amax(-1, keepdim=True))
     target = x.gather(1, targets)
@@ -58,18 +58,19 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, targets, dtype, softmax_grad):
-        w, n = weight.to(dtype), len(x) if any(ctx.needs_input_grad) else 0
+        w = weight.to(dtype)
+        n = len(x) if any(ctx.needs_input_grad) else 0  # 0: no gradients are wanted
         loss = torch.zeros((), device=x.device)
         dx, dw = (torch.empty_like(x), torch.zeros_like(weight)) if n else (None, None)
         rows = max(CHUNK, GPU_LOGITS // len(w)) if x.is_cuda else CHUNK
-        rows = 256 * math.ceil(len(x) / math.ceil(len(x) / rows) / 256)  # no short tail
+        rows = 256 * math.ceil(len(x) / math.ceil(len(x) / rows) / 256)  # of about equal size
         for i in range(0, len(x), rows):
             xi = x[i:i + rows].to(dtype)
             part, dlogits = softmax_grad(xi @ w.T, targets[i:i + rows, None], n)
             loss += part
             if n:
                 dx[i:i + rows] = dlogits @ w
-                dw += dlogits.T @ xi  # in float32
+                dw += dlogits.T @ xi  # the sum in float32
         ctx.save_for_backward(dx, dw)
         return loss / len(x)
 
@@ -135,8 +136,8 @@ class GPT(nn.Module):
             if name.endswith('bias'):
                 nn.init.zeros_(p)
             elif p.dim() == 2:  # not the norms' gains, which start at one
-                residual = name.endswith('mlp.c_proj.weight')
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
+                scaled = name.endswith('mlp.c_proj.weight')  # not attn.c_proj, unlike GPT-2
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if scaled else 0.02)
 
     def compile(self, **options):
         """torch.compile each block and the elementwise part of the head: of the whole model it
@@ -146,7 +147,8 @@ class GPT(nn.Module):
         self.softmax_grad = torch.compile(fused_softmax_grad, dynamic=False, **options)
 
     def num_params(self):
-        """Non-embedding parameters, the paper's 11M, 85M and 303M: all but the token tables."""
+        """Non-embedding parameters, the paper's 11M, 85M and 303M: all but the token tables,
+        positions included."""
         tables = self.wte.weight.numel() + self.lm_head.weight.numel()
         return sum(p.numel() for p in self.parameters()) - tables
 

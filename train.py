@@ -39,6 +39,8 @@ from model import GPT, GPTConfig
 FREE = set('out_dir micro_batch_size eval_interval eval_iters checkpoint_interval keep_checkpoints '
            'log_interval log_to overwrite device dtype compile num_workers'.split())
 SHAPE = {'block_size', 'n_layer', 'n_embd', 'n_head', 'head_dim'}
+# what was measured on a run: further training makes it void
+MEASURES = {f'{name}.json' for name in ('results', 'alignment', 'matching', 'glue', 'lens')}
 
 # ---- the schedule: which sequences a step reads, in which languages ----------
 
@@ -53,7 +55,7 @@ class Sampler:
 
     def __init__(self, starts, cfg):
         self.starts, self.cfg = starts, cfg
-        self.read = np.zeros(len(starts), np.int64)
+        self.read = np.zeros(len(starts), np.int64)  # sequences of every language, so far
         self.orders = {}  # language -> where its sequences start, in the order of the present epoch
 
     def next(self, step):
@@ -75,7 +77,8 @@ class Sampler:
         """The language in which each input token is read, (batch_size, block_size): with
         probability codeswitch that of another clone, instead of the sequence's own."""
         inputs = np.repeat(languages[:, None], self.cfg.block_size, axis=1)
-        rng = np.random.default_rng([self.cfg.seed, step, 0, 1])  # a stream of its own
+        # numpy pads seeds with zeros: [seed, step] would be the stream of the draws above
+        rng = np.random.default_rng([self.cfg.seed, step, 0, 1])
         switched = rng.random(inputs.shape) < self.cfg.codeswitch
         corpora = [corpus for _, corpus in self.cfg.languages]
         for language, corpus in enumerate(corpora):
@@ -88,7 +91,8 @@ class Sampler:
 # ---- model, device, evaluation -----------------------------------------------
 
 def choose_device(device, dtype):
-    """The settings, with 'auto' resolved -> device, and a function that opens its autocast."""
+    """The settings, with 'auto' resolved -> device, and a function that opens its autocast. Also
+    sets the GPU of the process, and the precision of its products."""
     if device == 'auto':
         device = str(torch.accelerator.current_accelerator(check_available=True) or 'cpu')
     try:
@@ -119,17 +123,18 @@ def learning_rate(step, cfg):
 
 @torch.no_grad()
 def evaluate(model, dataset, cfg, device, autocast, micro_batch_size):
-    """{language: nats per token} over up to eval_iters x batch_size windows of its test text."""
+    """{language: nats per token} over up to eval_iters x batch_size windows of its test text. There
+    is no dropout, so no eval()."""
     losses = {}
     for language, name in enumerate(dataset.names):
         starts = dataset.test_starts(language, cfg.eval_iters * cfg.batch_size)
-        parts = []  # read at the end, so that a GPU need not wait
-        for part in np.split(starts, range(micro_batch_size, len(starts), micro_batch_size)):
-            x, y = dataset.windows('test', part, np.full(len(part), language))
+        batches = []  # their losses are read at the end, so that a GPU need not wait
+        for some in np.split(starts, range(micro_batch_size, len(starts), micro_batch_size)):
+            x, y = dataset.windows('test', some, np.full(len(some), language))
             with autocast():
                 loss = model(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))
-            parts.append((loss, len(part)))
-        losses[name] = sum(loss.item() * n for loss, n in parts) / len(starts)
+            batches.append((loss, len(some)))
+        losses[name] = sum(loss.item() * n for loss, n in batches) / len(starts)
     return losses
 
 # ---- the folder of a run -----------------------------------------------------
@@ -198,6 +203,7 @@ def check(cfg, world):
     counts = ('n_layer', 'n_embd', 'n_head', 'batch_size', 'max_iters', 'eval_interval',
               'eval_iters', 'checkpoint_interval', 'log_interval')
     shared = len(cfg.corpora) > 1 and (cfg.vocab != 'disjoint' or cfg.tokenizer == 'shared')
+    # the first word of a rule is the setting that the refusal shows
     rules = {f'{key} must be at least 1': getattr(cfg, key) >= 1 for key in counts} | {
         'n_embd must be a multiple of n_head': cfg.head_dim or cfg.n_embd % max(1, cfg.n_head) == 0,
         f'batch_size must be a multiple of {world} processes': cfg.batch_size % world == 0,
@@ -254,9 +260,10 @@ def main(cfg):
             print(f'rank {rank} waits for {path}: do all nodes share data/?', flush=True)
     dataset = data_prep.Dataset(cfg, verify=master)
     names, sampler = dataset.names, Sampler(dataset.starts, cfg)
-    drawn = data_prep.marginals(cfg.schedule) * cfg.max_iters * cfg.batch_size  # as expected
+    # sequences to be read of each language, in expectation, (n_languages,)
+    drawn = data_prep.marginals(cfg.schedule) * cfg.max_iters * cfg.batch_size
     for language, (name, n, starts) in enumerate(zip(names, drawn, dataset.starts)):
-        if n and not len(starts) or not len(dataset.test_starts(language, 1)):
+        if (n and not len(starts)) or not len(dataset.test_starts(language, 1)):
             sys.exit(f'{path}: no text to train or test {name} on, use a larger corpus')
         if n > len(starts):
             print0(f'note: {name} has {len(starts) * cfg.block_size:,} tokens, which this run '
@@ -304,11 +311,10 @@ def main(cfg):
     print0(f'{raw_model.num_params():,} non-embedding parameters, {dataset.vocab_size:,} model '
            f'ids, {tokens:,} tokens, {flops:.2g} FLOPs, on {world} x {device}')
 
-    # what no longer holds goes: measures, lines after the checkpoint, without one the whole run
+    # what no longer holds goes: measures, lines after the checkpoint, at a new start all of the run
     if master:
         for path in out_dir.glob('*'):
-            measured = path.suffix == '.json' and path.name != 'config.json'
-            if measured or start == 0 and path.name.startswith(('ckpt', 'log.jsonl')):
+            if path.name in MEASURES or start == 0 and path.name.startswith(('ckpt', 'log.jsonl')):
                 path.unlink()
             elif start == 0 and path.name.startswith('step_'):
                 shutil.rmtree(path)

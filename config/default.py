@@ -8,8 +8,8 @@ corpora = {'en': 'corpora/eltec-eng.tar.xz'}  # corpus -> source: a glob[:FIELD]
 languages = [('EN', 'en')]      # (name, corpus), in the order of their IDs; the second language of
                                 # a corpus is its clone
 schedule = [(0.0, (1.0,))]      # (start as a fraction of training, p(language)), piecewise constant
-tokenizer = 'sentencepiece'     # a BPE for each corpus; 'shared': one for all; FILE.model;
-                                # 'tiktoken:gpt2', 'tiktoken:RANKS_FILE'
+tokenizer = 'sentencepiece'     # a BPE for each corpus; 'shared': one for all, and its ids;
+                                # FILE.model; 'tiktoken:gpt2', 'tiktoken:RANKS_FILE'
 vocab_size = 16384              # pieces per corpus, if the tokenizer is trained here
 vocab = 'disjoint'              # between corpora: 'disjoint'; 'anchored': equal pieces share an id;
                                 # FILE: the pieces, one a line, that corpora and clones share
@@ -18,7 +18,7 @@ anchor_seed = 0                 # which pieces: another draw from the same data
 block_size = 512                # tokens per sequence; the token after it is the last target
 test_frac = 0.05                # share of the documents held out for evaluation
 min_chars = 200                 # shorter documents are dropped
-max_tokens = 0                  # most training tokens per corpus; 0: all, of the hub what a run reads
+max_tokens = 0                  # most training tokens of a corpus; 0: all (hub: what a run reads)
 own_tokens = {}                 # language -> the unique training tokens it has, and repeats
 data_seed = 0                   # test split, anchors, the language of each sequence
 
