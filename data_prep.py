@@ -150,7 +150,8 @@ def texts_of(rows, field, name):
                 if key not in value:
                     raise ValueError(f'its fields are {", ".join(value)}')
                 value = value[key]
-            yield (value or '').encode('utf-8', 'ignore').decode()  # without lone surrogates
+            text = '' if value is None else value
+            yield text.encode('utf-8', 'ignore').decode()  # without lone surrogates
 
 def documents_in(file, name, field):
     """The documents of an open file: a whole .txt, the lines of a .jsonl, the rows of a .parquet;
@@ -199,6 +200,7 @@ def split_documents(source, cfg):
     group = max(2, round(1 / cfg.test_frac))
     number, test_bytes = 0, HUB_TEST_BYTES if source.startswith('hf:') else math.inf  # to hold out
     for text in documents(source):
+        text = text.replace('\r\n', '\n').replace('\r', '\n')
         # [^\S\n]+ would do the same, but stop at every single blank
         text = re.sub(r'[^\S\n ][^\S\n]*| [^\S\n]+', ' ', text.removeprefix('\ufeff'))
         text = re.sub(r'\n{3,}', '\n\n', re.sub(r' ?\n ?', '\n', text)).strip()
@@ -244,7 +246,8 @@ def tokenizer_file(corpus, cfg):
         for part, text in split_documents(source, cfg):
             if part == 'train':
                 n_bytes -= len(text.encode())
-                lines += [line for line in text.split('\n') if line.strip()]
+                lines += [line[i:i + 200_000] for line in text.split('\n') if line.strip()
+                          for i in range(0, len(line), 200_000)]  # it skips lines of a megabyte
             if n_bytes <= 0:
                 break
     with new_folder(folder) as partial, open(partial / 'bpe.model', 'wb') as model:

@@ -200,6 +200,7 @@ def earlier_run(out_dir, cfg, free, remedy):
 def check(cfg, world):
     """Refuse what cannot be trained -> the checkpoint of this very run in out_dir, or None."""
     data_prep.check_languages(cfg)
+    folder, data = Path(cfg.out_dir).resolve(), data_prep.DATA.resolve()
     counts = ('n_layer', 'n_embd', 'n_head', 'batch_size', 'max_iters', 'eval_interval',
               'eval_iters', 'checkpoint_interval', 'log_interval')
     shared = len(cfg.corpora) > 1 and (cfg.vocab != 'disjoint' or cfg.tokenizer == 'shared')
@@ -210,6 +211,10 @@ def check(cfg, world):
         'codeswitch must be 0 without clones, or where corpora share pieces':
             cfg.codeswitch == 0 or len(cfg.languages) > len(cfg.corpora) and not shared,
         'codeswitch must be at most 1': cfg.codeswitch <= 1,
+        'beta1 must be below 1': cfg.beta1 < 1,
+        'beta2 must be below 1': cfg.beta2 < 1,
+        'out_dir must be a folder of its own, not in data/':
+            folder != Path.cwd() and not folder.is_relative_to(data),
         'dtype must be auto, bfloat16 or float32': cfg.dtype in ('auto', 'bfloat16', 'float32'),
         "compile must be 'auto', True or False": cfg.compile in ('auto', True, False),
         "log_to must be 'tensorboard', 'wandb' or ''": cfg.log_to in ('tensorboard', 'wandb', '')}
@@ -314,9 +319,10 @@ def main(cfg):
     # what no longer holds goes: measures, lines after the checkpoint, at a new start all of the run
     if master:
         for path in out_dir.glob('*'):
-            if path.name in MEASURES or start == 0 and path.name.startswith(('ckpt', 'log.jsonl')):
+            begun = path.name in ('ckpt.pt', 'ckpt_previous.pt', 'log.jsonl')
+            if path.name in MEASURES or start == 0 and begun:
                 path.unlink()
-            elif start == 0 and path.name.startswith('step_'):
+            elif start == 0 and path.match('step_??????') and (path / 'config.json').exists():
                 shutil.rmtree(path)
         settings = json.dumps(vars(cfg) | {'overwrite': False}, indent=1) + '\n'
         data_prep.atomic_write(out_dir / 'config.json', lambda path: path.write_text(settings))

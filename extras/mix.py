@@ -70,7 +70,8 @@ def comparable_rows(args):
         cfg, run, first = row['cfg'], row['run'], firsts.get(row['corpus'], row)
         difference = analyze.first_difference(row, rows[0])
         unscored = len(cfg.languages) - sum(run == other['run'] for other in mixed)
-        ids, usual = ((c.languages, c.vocab, c.anchor_frac) for c in (cfg, mixed[0]['cfg']))
+        ids, usual = ((c.languages, c.vocab, c.anchor_frac, c.anchor_seed, c.codeswitch,
+                       c.own_tokens) for c in (cfg, mixed[0]['cfg']))
         refusals = {
             f'{difference}: mix needs runs of one recipe': difference,
             f'{run} changes its shares: leave it out': len(cfg.schedule) > 1,

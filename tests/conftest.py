@@ -95,6 +95,7 @@ def same(a, b):
 
 def plain(text):
     """A text as data_prep.py cleans it, in another way: line by line, word by word."""
+    text = text.replace('\r\n', '\n').replace('\r', '\n')
     lines = [' '.join(line.split()) for line in text.split('\n')]
     return '\n'.join(line for i, line in enumerate(lines) if line or i and lines[i - 1]).strip()
 
