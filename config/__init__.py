@@ -44,7 +44,8 @@ def override(settings, overrides, where):
         if key not in settings:
             nearest = ' or '.join(difflib.get_close_matches(key, settings, 2)) or 'one of --help'
             sys.exit(f'{where}: unknown setting {key!r}, did you mean {nearest}?')
-        default, switch = settings[key], key == 'compile' and str(value) in ('auto', 'True', 'False')
+        default = settings[key]
+        switch = key == 'compile' and str(value) in ('auto', 'True', 'False')
         with reading(f'{where}: {key}', f'it must be like {default!r}'):  # without numpy's types
             value = json.loads(json.dumps(value, default=lambda array: array.tolist()))
         kind = type(default)

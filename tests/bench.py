@@ -162,9 +162,9 @@ if __name__ == '__main__':
     parser.add_argument('names', nargs='*', choices=[[], *rows])
     parser.add_argument('--nanogpt', metavar='DIR', help='a checkout of nanoGPT')
     args = parser.parse_args()
-    gpu = torch.cuda.get_device_name() if GPU else 'no GPU'
+    device = torch.cuda.get_device_name() if GPU else 'no GPU'
     print(f'{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, '
-          f'{torch.get_num_threads()} threads; torch {torch.__version__}; {gpu}', flush=True)
+          f'{torch.get_num_threads()} threads; torch {torch.__version__}; {device}', flush=True)
     for name in args.names or rows:
         torch.manual_seed(0)
         rows[name](args)
